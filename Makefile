@@ -1,0 +1,63 @@
+# covidxr: `make` lists the targets. Needs Python 3.10 or newer; everything else goes into .venv/.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+NOTEBOOKS := $(wildcard notebooks/src/0*.py)
+export COVIDXR_DATA ?= $(CURDIR)/data
+
+# Options of run-all; empty means the notebook's own default.
+DATASET ?= phantom
+DATA_DIR ?=
+WEIGHTS ?=
+EPOCHS ?=
+IMAGE_SIZE ?=
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@echo
+	@echo "run-all takes DATASET=phantom|radiography|cohen|folder DATA_DIR=<folder>"
+	@echo "              WEIGHTS=none|imagenet|<checkpoint> EPOCHS=<n> IMAGE_SIZE=<pixels>"
+
+setup: $(READY) ## create .venv and install everything into it
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and f"Python {v[0]}.{v[1]} found, 3.10 or newer needed: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(READY)
+
+run-all: $(READY) ## run all notebooks in order into runs/notebooks/<dataset>/
+	$(BIN)/python notebooks/run.py "dataset=$(DATASET)" "data_dir=$(DATA_DIR)" \
+		"weights=$(WEIGHTS)" "epochs=$(EPOCHS)" "image_size=$(IMAGE_SIZE)"
+
+test: lint test-package test-notebooks ## ruff, pytest, and nbval over the stored notebooks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test-package: $(READY)
+	$(BIN)/python -m pytest
+
+test-notebooks: $(READY) ## nbval in one empty folder, against the built wheel
+	$(BIN)/python notebooks/check.py
+
+test-alone: $(READY) ## nbval of each notebook in an empty folder of its own
+	$(BIN)/python notebooks/check.py --alone
+
+notebooks: $(READY) ## build and execute the stored notebooks from notebooks/src/
+	$(BIN)/python notebooks/build.py $(NOTEBOOKS)
+
+readme: $(READY) ## write the figures of the README from docs/results/*.json
+	$(BIN)/python docs/build_readme.py
+
+format: $(READY) ## let ruff format and fix the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and build products; data/ and runs/ stay
+	rm -rf .venv build dist *.egg-info
+
+.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks readme format clean

@@ -1,0 +1,144 @@
+"""`python -m covidxr`: a thin face on the package. Teaching and research; not a medical device."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from covidxr import InputError
+
+app = typer.Typer(
+    help="Detect COVID-19 in chest radiographs. For teaching and research, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at datasets and download them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Dataset = Annotated[str, typer.Option(help="phantom, radiography, cohen or folder")]
+DataDir = Annotated[str | None, typer.Option(help="folder of the dataset [default: data root]")]
+Name = Annotated[str | None, typer.Option(help="run folder below runs/ [default: from options]")]
+Weights = Annotated[str, typer.Option(help="imagenet, none, or the path of a checkpoint")]
+ImageSize = Annotated[int, typer.Option(help="pixels a side")]
+Epochs = Annotated[int, typer.Option()]
+BatchSize = Annotated[int, typer.Option()]
+Rate = Annotated[float | None, typer.Option(help="learning rate [default: by weights]")]
+Imbalance = Annotated[str, typer.Option(help="weighted_loss, balanced_sampler or none")]
+Freeze = Annotated[bool, typer.Option("--freeze", help="train the head only")]
+Patience = Annotated[int, typer.Option(help="epochs without gain before stopping")]
+Seed = Annotated[int, typer.Option()]
+Run = Annotated[Path, typer.Argument(help="run folder", show_default=False)]
+
+
+@data_app.command("summary")
+def summary(dataset: Dataset = "phantom", data_dir: DataDir = None) -> None:
+    """Count images, patients and sources of a dataset."""
+    from covidxr import datasets
+
+    manifest, root = datasets.load(dataset, data_dir)
+    print(f"{dataset} in {root}: {len(manifest):,} images")
+    print(datasets.summary(manifest).to_string())
+
+
+@data_app.command("download")
+def download(dataset: Annotated[str, typer.Argument(help="radiography, cohen or phantom")]) -> None:
+    """Fetch a public dataset (or generate the phantoms) into the data root."""
+    from covidxr import datasets
+
+    print(datasets.download(dataset))
+
+
+@app.command()
+def train(
+    dataset: Dataset = "phantom",
+    data_dir: DataDir = None,
+    weights: Weights = "none",
+    image_size: ImageSize = 96,
+    epochs: Epochs = 8,
+    batch_size: BatchSize = 16,
+    lr: Rate = None,
+    imbalance: Imbalance = "weighted_loss",
+    freeze: Freeze = False,
+    patience: Patience = 10,
+    seed: Seed = 0,
+    name: Name = None,
+) -> None:
+    """Train a ResNet18 and write a run folder; the test split stays closed."""
+    options = {key: value for key, value in locals().items() if key != "name"}
+    from covidxr import runs
+    from covidxr.training import TrainConfig
+
+    print(runs.train(TrainConfig(**options), name and runs.RUNS / name))
+
+
+@app.command()
+def evaluate(run: Run) -> None:
+    """Open the test split of a run: metrics with 95% intervals, predictions and figures."""
+    from covidxr import runs
+
+    print_metrics(runs.evaluate(run)["metrics"])
+    print(run / "metrics.json")
+
+
+@app.command()
+def crossval(
+    dataset: Dataset = "phantom",
+    data_dir: DataDir = None,
+    folds: Annotated[int, typer.Option(help="3 or more")] = 5,
+    weights: Weights = "none",
+    image_size: ImageSize = 96,
+    epochs: Epochs = 8,
+    batch_size: BatchSize = 16,
+    lr: Rate = None,
+    imbalance: Imbalance = "weighted_loss",
+    freeze: Freeze = False,
+    patience: Patience = 10,
+    seed: Seed = 0,
+    name: Name = None,
+) -> None:
+    """Train and test once per fold; metrics per fold and pooled over all images."""
+    options = {key: value for key, value in locals().items() if key != "name"}
+    from covidxr import runs
+    from covidxr.training import TrainConfig
+
+    run, result = runs.crossval(TrainConfig(**options), name and runs.RUNS / name)
+    for fold, rows in enumerate(result["folds"]):
+        print(f"fold {fold}")
+        print_metrics(rows)
+    print("pooled")
+    print_metrics(result["metrics"])
+    print(run / "metrics.json")
+
+
+@app.command()
+def predict(
+    run: Run,
+    paths: Annotated[list[Path], typer.Argument(help="image files and folders")],
+    out: Annotated[Path, typer.Option(help="where to write the table")] = Path("predictions.csv"),
+) -> None:
+    """Predict image files and all images in folders; one row each, rejected files included."""
+    from covidxr import runs
+
+    table = runs.predict_files(run, runs.list_files(paths))
+    runs.write_csv(out, table)
+    rejected = int((table["status"] == "rejected").sum())
+    print(f"{out}: {len(table)} files, {rejected} rejected. Not a medical device.")
+
+
+def print_metrics(rows: list[dict]) -> None:
+    """One line a metric: name, class, value, interval, n."""
+    for row in rows:
+        value = f"{row['value']:.3f}" if row["value"] is not None else "NA"
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if row["low"] is not None else ""
+        print(f"{row['metric']:<20}{row['class'] or '':<14}{value:>6} {interval:<16} n={row['n']}")
+
+
+def main() -> None:
+    """Exit 0 on success, 2 with one line on bad usage or input, 1 on a real failure."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,209 @@
+"""From manifest rows to batches: decoded-image cache, X-ray-safe augmentation, imbalance."""
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import WeightedRandomSampler
+
+from covidxr import InputError
+from covidxr.images import RejectedImage, read_image, resize
+
+CACHE_DIR = Path("runs/cache")
+IMBALANCE = ("weighted_loss", "balanced_sampler", "none")
+
+
+def read_square(path, size: int) -> np.ndarray | RejectedImage:
+    """One file as a (size, size) uint8 array, or the reason why it was rejected."""
+    try:
+        return resize(read_image(path), size)
+    except RejectedImage as rejection:
+        return rejection
+
+
+def read_squares(paths, size: int):
+    """Decode `paths` in threads; yields what `read_square` returns, in the order of `paths`."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda path: read_square(path, size), paths)
+
+
+def decode(paths, size: int, cache_dir=CACHE_DIR) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode every file once into a read-only uint8 memory map on disk.
+
+    The cache file is named by the file list, sizes, modification times and image size, so any
+    change makes a new one; it is written under a temporary name and renamed.
+
+    Returns:
+        pixels, uint8 (N, size, size), zeros where a file was rejected;
+        rejected, {row: reason}.
+
+    Raises:
+        InputError: the disk is too full for the cache.
+    """
+    paths = [Path(path) for path in paths]
+    cache = Path(cache_dir) / f"{_fingerprint(paths, size)}.npy"
+    if not cache.exists():
+        _write_cache(cache, paths, size)
+    reasons = json.loads(cache.with_suffix(".json").read_text())
+    return np.load(cache, mmap_mode="r"), {int(row): reason for row, reason in reasons.items()}
+
+
+def _fingerprint(paths, size: int) -> str:
+    digest = hashlib.sha256(f"uint8 {size}".encode())
+    for path in paths:
+        found = path.stat() if path.is_file() else None
+        digest.update(
+            f"\n{path}\t{found and found.st_size}\t{found and found.st_mtime_ns}".encode()
+        )
+    return digest.hexdigest()[:24]
+
+
+def _write_cache(cache: Path, paths, size: int) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = len(paths) * size * size, shutil.disk_usage(cache.parent).free
+    if needed * 1.1 > free:
+        raise InputError(
+            f"{cache.parent}: the image cache needs {needed / 1e6:,.0f} MB and the disk has "
+            f"{free / 1e6:,.0f} MB free; make room or choose a smaller image size"
+        )
+    temporary = cache.with_name(f"{cache.stem}.{os.getpid()}.part")
+    try:
+        pixels = np.lib.format.open_memmap(
+            temporary, mode="w+", dtype=np.uint8, shape=(len(paths), size, size)
+        )
+        reasons = {}
+        for row, image in enumerate(read_squares(paths, size)):
+            if isinstance(image, RejectedImage):
+                reasons[row] = image.reason
+            else:
+                pixels[row] = image
+        pixels.flush()
+        write_text(cache.with_suffix(".json"), json.dumps(reasons))
+        os.replace(temporary, cache)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name and rename, so that no half-written file is ever seen."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class XrayDataset(Dataset):
+    """Pixels uint8 (N, S, S), or features float (N, D), with class indices (N,).
+
+    An item is ((1, S, S) or (D,), int64); a list of rows gives a whole batch in one step.
+    """
+
+    def __init__(self, inputs: np.ndarray, targets) -> None:
+        if len(inputs) != len(targets):
+            raise InputError(f"{len(inputs)} inputs but {len(targets)} targets")
+        self.inputs = inputs[:, None] if inputs.ndim == 3 else inputs
+        self.targets = torch.as_tensor(np.asarray(targets), dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, rows) -> tuple[torch.Tensor, torch.Tensor]:
+        # np.array copies: the memory map is read-only and a tensor must own its memory.
+        return torch.from_numpy(np.array(self.inputs[rows])), self.targets[rows]
+
+
+def class_weights(targets, n_classes: int) -> torch.Tensor:
+    """Weights (C,) inversely proportional to class frequency, mean 1 over the images."""
+    counts = np.bincount(targets, minlength=n_classes)
+    return torch.as_tensor(len(targets) / (n_classes * counts), dtype=torch.float32)
+
+
+def make_loader(
+    dataset: Dataset,
+    batch_size: int = 32,
+    train: bool = False,
+    balanced: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+) -> DataLoader:
+    """Batches of `dataset`: in order, or shuffled from `seed` when `train`.
+
+    `balanced` draws every class equally often, with replacement. A last training batch of one
+    image is dropped, since batch normalisation cannot use it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if not train:
+        sampler = SequentialSampler(dataset)
+    elif balanced:
+        weights = class_weights(dataset.targets, int(dataset.targets.max()) + 1)[dataset.targets]
+        sampler = WeightedRandomSampler(weights, len(dataset), generator=generator)
+    else:
+        sampler = RandomSampler(dataset, generator=generator)
+    drop_last = train and len(dataset) % batch_size == 1
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=BatchSampler(sampler, batch_size, drop_last),
+        num_workers=num_workers,
+        generator=generator,
+        worker_init_fn=seed_worker,
+    )
+
+
+def seed_worker(_: int) -> None:
+    """Give NumPy in a worker process the seed that PyTorch gave the worker."""
+    np.random.seed(torch.initial_seed() % 2**32)
+
+
+class Augment(torch.nn.Module):
+    """Random rotation, shift, scale and contrast on a batch; never a flip.
+
+    A flip would move the heart to the patient's right side, an anatomy (dextrocardia) that about
+    one person in 10,000 has. Takes uint8 or float [0, 1] (B, 1, S, S), gives float32 [0, 1].
+
+    Args:
+        degrees: largest rotation. shift: largest shift, share of the side. scale: largest relative
+        change of size. contrast: largest log-change of contrast and of gamma.
+    """
+
+    def __init__(self, degrees=10.0, shift=0.06, scale=0.12, contrast=0.3) -> None:
+        super().__init__()
+        self.degrees, self.shift, self.scale, self.contrast = degrees, shift, scale, contrast
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.change_contrast(self.move(as_float(images)))
+
+    def move(self, images: torch.Tensor) -> torch.Tensor:
+        uniform = _symmetric(len(images), images.device)
+        angle = uniform(np.deg2rad(self.degrees))
+        zoom, aspect = 1 + uniform(self.scale), 1 + uniform(self.scale / 2)
+        # grid_sample counts in half sides: the image runs from -1 to 1.
+        shift = torch.stack([uniform(2 * self.shift), uniform(2 * self.shift)], dim=1)
+        rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1)
+        stretch = torch.stack([zoom * aspect, zoom, zoom, zoom / aspect], dim=1)
+        matrix = torch.cat([(rotation * stretch).view(-1, 2, 2), shift[:, :, None]], dim=2)
+        grid = F.affine_grid(matrix, images.shape, align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    def change_contrast(self, images: torch.Tensor) -> torch.Tensor:
+        uniform = _symmetric((len(images), 1, 1, 1), images.device)
+        images = images.clamp(0, 1) ** uniform(self.contrast).exp()
+        mean = images.mean(dim=(2, 3), keepdim=True)
+        images = (images - mean) * uniform(self.contrast).exp() + mean + uniform(self.contrast / 3)
+        return images.clamp(0, 1)
+
+
+def _symmetric(shape, device):
+    """A function that draws uniformly from [-width, width]."""
+    return lambda width: (torch.rand(shape, device=device) * 2 - 1) * width
+
+
+def as_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [0, 255] to float32 [0, 1]; float32 passes unchanged."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images

@@ -1,0 +1,336 @@
+"""Every figure of the course: each function takes `ax=None`, draws on it and returns it.
+
+Classes keep one colour, marker and line style throughout (the colour-blind-safe palette of Okabe
+and Ito, 2008), so that meaning never rests on colour alone.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from sklearn import metrics as skm
+
+from covidxr import InputError
+from covidxr.calibration import reliability_bins
+
+BLACK, GREY = "#000000", "#767676"
+CLASS_COLOURS = {"Normal": "#0072B2", "Lung_Opacity": "#009E73", "COVID": "#D55E00"}
+OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+LABELS = {
+    "age_years": "age (years)",
+    "extent": "extent (0–8)",
+    "opacity": "opacity (0–6)",
+    "study_day": "study day (days)",
+    "macro_f1": "macro F1",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "auroc": "AUROC",
+}
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for the notebooks: legible fonts, fitted layout, light grid."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.figsize": (6.4, 4.4),
+            "figure.constrained_layout.use": True,
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.fontsize": 9,
+            "legend.frameon": False,
+        }
+    )
+
+
+def mark_synthetic(figure_or_ax, dataset: str) -> None:
+    """Write "synthetic phantom" on a figure or an axes when `dataset` is "phantom"."""
+    if dataset != "phantom":
+        return
+    style = {"ha": "right", "fontsize": 8, "fontstyle": "italic", "color": GREY}
+    if isinstance(figure_or_ax, plt.Figure):
+        figure_or_ax.supxlabel("synthetic phantom", x=0.99, **style)
+        return
+    figure_or_ax.annotate(
+        "synthetic phantom",
+        xy=(1, 0.5),
+        xytext=(12, 0),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        rotation=270,
+        va="center",
+        **style,
+    )
+
+
+def _styles(names: Sequence[str]) -> dict[str, dict]:
+    """Colour, marker and line style of each name; known classes keep theirs in every figure."""
+    others = [name for name in names if name not in CLASS_COLOURS]
+    places = {name: i for i, name in enumerate([*CLASS_COLOURS, *others])}
+    palette = (*CLASS_COLOURS.values(), *OTHER_COLOURS)
+    return {
+        name: {
+            "color": palette[places[name] % len(palette)],
+            "marker": MARKERS[places[name] % len(MARKERS)],
+            "linestyle": LINES[places[name] % len(LINES)],
+        }
+        for name in names
+    }
+
+
+def _axes(ax, title: str | None, xlabel: str, ylabel: str):
+    ax = plt.subplots()[1] if ax is None else ax
+    ax.set(title=title or "", xlabel=xlabel, ylabel=ylabel)
+    return ax
+
+
+def _table_of_counts(ax, counts: np.ndarray, texts, rows, columns):
+    """Heat map of each row's shares, 0 to 1, with a text in every cell."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    for (i, j), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.55 else "black"
+        ax.text(j, i, texts(counts[i, j], share), ha="center", va="center", color=colour)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def confusion_matrix(y_true, predicted, classes: Sequence[str], ax=None, title=None):
+    """Counts, and shares of each true class, from class indices `y_true`, `predicted` (N,)."""
+    counts = skm.confusion_matrix(y_true, predicted, labels=range(len(classes)))
+    n = counts.sum(axis=1)
+    ax = _axes(
+        ax, f"{title or 'Confusion matrix'} (n = {n.sum():,})", "predicted class", "true class"
+    )
+    rows = [f"{name}\nn = {k:,}" for name, k in zip(classes, n, strict=True)]
+    return _table_of_counts(ax, counts, lambda k, share: f"{k:,}\n{share:.0%}", rows, classes)
+
+
+def class_by_source(manifest: pd.DataFrame, ax=None, title=None):
+    """Images per class (rows) and source (columns), shaded by the share of the class."""
+    source = manifest["source"].fillna("unknown")
+    counts = pd.crosstab(manifest["label"], source)
+    known = [name for name in CLASS_COLOURS if name in counts.index]
+    counts = counts.reindex([*known, *counts.index.difference(known)])
+    ax = _axes(ax, f"{title or 'Class by source'} (n = {len(manifest):,})", "source", "class")
+    return _table_of_counts(
+        ax, counts.to_numpy(), lambda k, share: f"{k:,}\n{share:.0%}", counts.index, counts.columns
+    )
+
+
+def _figure(frame: pd.DataFrame, metric: str, name: str) -> str:
+    """ "0.951 [0.930–0.968]" of one row of classification_metrics."""
+    row = frame[(frame["metric"] == metric) & (frame["class"] == name)].iloc[0]
+    if pd.isna(row["value"]):
+        return f"NA: {row['reason']}"
+    if pd.isna(row["low"]):
+        return f"{row['value']:.3f} [interval NA]"
+    return f"{row['value']:.3f} [{row['low']:.3f}–{row['high']:.3f}]"
+
+
+def roc_curves(
+    y_true, probabilities, classes: Sequence[str], metrics: pd.DataFrame, ax=None, title=None
+):
+    """ROC of each class against the rest; `metrics` (classification_metrics) gives the legend."""
+    y, p = np.asarray(y_true), np.asarray(probabilities)
+    heading = f"{title or 'ROC, one class against the rest'} (n = {len(y):,})"
+    ax = _axes(ax, heading, "1 − specificity", "sensitivity")
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="chance")
+    for c, (name, style) in enumerate(_styles(classes).items()):
+        label = f"{name}, n = {np.sum(y == c):,}: AUROC {_figure(metrics, 'auroc', name)}"
+        x, h = ([], []) if len(np.unique(y == c)) < 2 else skm.roc_curve(y == c, p[:, c])[:2]
+        ax.plot(x, h, **style, markevery=0.1, markersize=5, label=label)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    ax.legend(loc="lower right")
+    return ax
+
+
+def precision_recall_curves(
+    y_true, probabilities, classes: Sequence[str], metrics: pd.DataFrame, ax=None, title=None
+):
+    """Precision against recall of each class; its prevalence (chance) is a thin line."""
+    y, p = np.asarray(y_true), np.asarray(probabilities)
+    heading = f"{title or 'Precision and recall'} (n = {len(y):,})"
+    ax = _axes(ax, heading, "recall (sensitivity)", "precision (PPV)")
+    for c, (name, style) in enumerate(_styles(classes).items()):
+        label = f"{name}, n = {np.sum(y == c):,}: AP {_figure(metrics, 'average_precision', name)}"
+        r, h = [], []
+        if len(np.unique(y == c)) == 2:
+            h, r, _ = skm.precision_recall_curve(y == c, p[:, c])
+            ax.axhline(np.mean(y == c), color=style["color"], linestyle=":", linewidth=0.8)
+        ax.plot(r, h, **style, markevery=0.1, markersize=5, label=label)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    ax.legend(loc="lower left", title="dotted: chance (prevalence)", title_fontsize=9)
+    return ax
+
+
+def reliability_diagram(y_true, probabilities, n_bins: int = 15, label=None, ax=None, title=None):
+    """Accuracy against top-label confidence with Wilson bars; a larger dot holds more images.
+
+    Call it again with `ax` and another `label` to lay "before" and "after" over each other.
+    """
+    bins = reliability_bins(y_true, probabilities, n_bins)
+    again = ax is not None and ax.get_legend() is not None
+    if not again:
+        heading = f"{title or 'Reliability'} (n = {bins['n'].sum():,})"
+        ax = _axes(ax, heading, "confidence (top-label probability)", "accuracy")
+        ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="perfect calibration")
+    drawn = len(ax.get_legend_handles_labels()[0]) - 1
+    colour, marker = list(CLASS_COLOURS.values())[drawn % 3], MARKERS[drawn % len(MARKERS)]
+    error = np.abs(bins[["low", "high"]].sub(bins["accuracy"], axis=0)).to_numpy().T
+    style = {"color": colour, "alpha": 0.85}
+    ax.errorbar(bins["confidence"], bins["accuracy"], error, fmt="none", linewidth=1, **style)
+    size = 12 + 150 * bins["n"] / bins["n"].max()
+    label = f"{label or 'model'}: dot area by n, {bins['n'].min():,} to {bins['n'].max():,} a bin"
+    ax.scatter(bins["confidence"], bins["accuracy"], size, marker=marker, label=label, **style)
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.05))
+    ax.legend(loc="lower right")
+    return ax
+
+
+def learning_curves(
+    history: pd.DataFrame | Mapping[str, pd.DataFrame],
+    columns: Sequence[str] = ("train_loss", "val_loss"),
+    ylabel: str = "cross-entropy (nats)",
+    ax=None,
+    title=None,
+):
+    """`columns` of one history, or of several by name, per epoch (column `epoch`).
+
+    A run has its own colour and marker, a column its own line: the last one solid.
+    """
+    runs = history if isinstance(history, Mapping) else {"": history}
+    ax = _axes(ax, title or "Learning curves", "epoch", ylabel)
+    palette = (*CLASS_COLOURS.values(), *OTHER_COLOURS)
+    for i, (name, frame) in enumerate(runs.items()):
+        for j, column in enumerate(columns):
+            ax.plot(
+                frame["epoch"],
+                frame[column],
+                color=palette[i % len(palette)],
+                marker=MARKERS[i % len(MARKERS)],
+                linestyle=LINES[len(columns) - 1 - j],
+                markersize=4,
+                label=f"{name} {column.replace('_', ' ')}, n = {len(frame)} epochs".strip(),
+            )
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend()
+    return ax
+
+
+def histogram_by_class(manifest: pd.DataFrame, column: str, bins: int = 20, ax=None, title=None):
+    """Share of each class's images per bin of a numeric column; the legend counts the unknown."""
+    label = LABELS.get(column, column.replace("_", " "))
+    ax = _axes(ax, None, label, "share of the class's images")
+    values = pd.to_numeric(manifest[column]).astype("Float64")
+    ax.set_title(f"{title or label.capitalize()} (n = {values.notna().sum():,} known)")
+    if values.isna().all():
+        ax.text(0.5, 0.5, f"unknown for all {len(values):,} images", ha="center", va="center")
+        return ax
+    edges = np.histogram_bin_edges(values.dropna().to_numpy(float), bins)
+    present = manifest["label"].unique()
+    names = [
+        *(c for c in CLASS_COLOURS if c in present),
+        *sorted(set(present) - set(CLASS_COLOURS)),
+    ]
+    for name, style in _styles(names).items():
+        mine = values[manifest["label"] == name]
+        known = mine.dropna().to_numpy(float)
+        shares = np.histogram(known, edges)[0] / max(len(known), 1)
+        unknown = f", {mine.isna().sum():,} unknown" if mine.isna().any() else ""
+        line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.8}
+        ax.stairs(shares, edges, label=f"{name}, n = {len(known):,}{unknown}", **line)
+    ax.set_ylim(0, 1.3 * ax.dataLim.ymax)  # room for the legend
+    ax.legend(loc="upper left")
+    return ax
+
+
+def image_grid(images, titles, columns: int = 4, axes=None):
+    """Grey images (H, W) with a title each; returns the array of axes.
+
+    The images share one grey scale, so that their brightness can be compared.
+    """
+    if axes is None:
+        columns = min(columns, len(images))
+        rows = -(-len(images) // columns)
+        axes = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.6 * rows), squeeze=False)[1]
+    axes = np.asarray(axes)
+    if len(titles) != len(images) or axes.size < len(images):
+        raise InputError(f"{len(images)} images, {len(titles)} titles, {axes.size} axes")
+    low, high = min(np.min(i) for i in images), max(np.max(i) for i in images)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, title in zip(axes.flat, images, titles, strict=False):
+        ax.imshow(image, cmap="gray", vmin=low, vmax=high)
+        ax.set_title(title, fontsize=10, loc="center")
+    return axes
+
+
+def average_images(averages: Mapping[str, np.ndarray], counts: Mapping[str, int], axes=None):
+    """Average image (H, W) of each class in a row, with the images it averages; returns axes."""
+    titles = [f"{name}, n = {counts[name]:,}" for name in averages]
+    return image_grid(list(averages.values()), titles, columns=len(averages), axes=axes)
+
+
+def net_benefit(curve: pd.DataFrame, n: int, ax=None, title=None):
+    """Decision curve from calibration.net_benefit on `n` images, with treat-all and treat-none."""
+    heading = f"{title or 'Net benefit'} (n = {n:,})"
+    ax = _axes(ax, heading, "threshold probability", "net benefit (true positives per image)")
+    ax.plot(curve["threshold"], curve["model"], color=CLASS_COLOURS["COVID"], label="model")
+    ax.plot(curve["threshold"], curve["treat_all"], color=GREY, linestyle="--", label="treat all")
+    ax.plot(curve["threshold"], curve["treat_none"], color=BLACK, linestyle=":", label="treat none")
+    top = max(curve["model"].max(), curve["treat_all"].max())
+    ax.set_ylim(-0.25 * top, 1.1 * top)
+    ax.legend()
+    return ax
+
+
+def abstention(curve: pd.DataFrame, ax=None, title=None):
+    """Accuracy with its Wilson band against coverage, from calibration.abstention_curve."""
+    heading = f"{title or 'Abstention'} (n = {curve['n'].max():,} at full coverage)"
+    ax = _axes(ax, heading, "coverage (share of images answered)", "accuracy on those")
+    colour = CLASS_COLOURS["Normal"]
+    ax.fill_between(
+        curve["coverage"],
+        curve["low"],
+        curve["high"],
+        color=colour,
+        alpha=0.2,
+        label="95% interval",
+    )
+    ax.plot(curve["coverage"], curve["accuracy"], color=colour, label="accuracy")
+    ax.set_ylim(min(0.5, curve["accuracy"].min()), 1.01)
+    ax.legend(loc="lower left")
+    return ax
+
+
+def forest(metrics: pd.DataFrame, ax=None, title=None):
+    """Dot and 95% interval of every row of classification_metrics; NA rows are written out."""
+    rows = metrics.reset_index(drop=True)
+    if ax is None:
+        ax = plt.subplots(figsize=(6.4, 0.6 + 0.3 * len(rows)))[1]
+    heading = f"{title or 'Figures of merit'} (n = {rows['n'].max():,})"
+    ax = _axes(ax, heading, "value, with 95% interval", "")
+    styles = _styles([name for name in rows["class"].dropna().unique()])
+    for i, row in rows.iterrows():
+        style = {"color": BLACK, "marker": "*"} if pd.isna(row["class"]) else styles[row["class"]]
+        if pd.isna(row["value"]):
+            ax.text(0.01, i, f"NA: {row['reason']}", va="center", fontsize=8, color=GREY)
+            continue
+        ax.plot(row["value"], i, color=style["color"], marker=style["marker"], linestyle="")
+        if pd.notna(row["low"]):
+            ax.plot([row["low"], row["high"]], [i, i], color=style["color"])
+    metric = rows["metric"].map(lambda name: LABELS.get(name, name.replace("_", " ")))
+    names = metric + rows["class"].radd(" ").fillna("")
+    ax.set_yticks(range(len(rows)), names + ", n = " + rows["n"].map("{:,}".format))
+    ax.set(xlim=(0, 1.02), ylim=(len(rows) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.3)
+    return ax

@@ -1,0 +1,284 @@
+"""A run folder: made by `train`, completed by `evaluate`, read by `predict_files`.
+
+config.json, manifest.csv, model.safetensors, history.csv, predictions_val.csv come from training;
+predictions_test.csv, metrics.json and figures/ from the one opening of the test split.
+"""
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from covidxr import InputError, calibration, datasets, metrics, splits
+from covidxr.images import RejectedImage
+from covidxr.loaders import XrayDataset, decode, make_loader, read_squares, write_text
+from covidxr.models import build_model, load_checkpoint, save_checkpoint
+from covidxr.training import TrainConfig, choose_compute, fit, predict, set_seed
+
+RUNS = Path("runs")
+PACKAGES = ("covidxr", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow")
+
+
+class Data(NamedTuple):
+    """A dataset ready for training."""
+
+    manifest: pd.DataFrame  # one row per usable image, with group_id and split
+    pixels: np.ndarray  # uint8 (N, S, S), row for row with the manifest
+    classes: tuple[str, ...]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Class indices (N,)."""
+        return self.manifest["label"].map(self.classes.index).to_numpy(int)
+
+    def part(self, split: str) -> XrayDataset:
+        rows = np.flatnonzero(self.manifest["split"] == split)
+        return XrayDataset(self.pixels[rows], self.targets[rows])
+
+
+def prepare(config: TrainConfig) -> Data:
+    """Load, leave out unreadable files (each is printed), group, split and decode."""
+    manifest, root = datasets.load(config.dataset, config.data_dir)
+    pixels, rejected = decode([root / path for path in manifest["image_path"]], config.image_size)
+    for row, reason in rejected.items():
+        print(f"left out {manifest['image_path'].iloc[row]}: {reason}")
+    usable = np.setdiff1d(np.arange(len(manifest)), list(rejected))
+    if rejected:
+        manifest, pixels = manifest.iloc[usable].reset_index(drop=True), pixels[usable]
+    manifest = splits.add_groups(manifest, root)
+    manifest = splits.assign_split(manifest, config.folds, config.test_fold, config.seed)
+    return Data(manifest, pixels, datasets.classes_of(manifest))
+
+
+def run_name(config: TrainConfig) -> str:
+    """A folder name that differs whenever the configuration does."""
+    if config.freeze:
+        recipe = "frozen"
+    else:
+        recipe = "scratch" if config.weights == "none" else "finetuned"
+    digest = hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()
+    return f"{config.dataset}-{recipe}-{digest[:8]}"
+
+
+def train(config: TrainConfig, run: Path | None = None, data: Data | None = None) -> Path:
+    """Train and write a run folder; the test split stays closed.
+
+    Raises:
+        InputError: bad configuration or data, weights that cannot be had, or a finished run
+            already in that folder.
+    """
+    run = Path(run or RUNS / run_name(config))
+    if (run / "model.safetensors").exists():
+        raise InputError(f"{run}: holds a finished run; choose another name or delete it")
+    data = data or prepare(config)
+    set_seed(config.seed)
+    model = build_model(len(data.classes), config.weights)
+    history = fit(model, data.part("train"), data.part("val"), config)
+    val = data.part("val")
+    logits = predict(model, make_loader(val, 64), choose_compute())
+    temperature = calibration.fit_temperature(logits, val.targets.numpy())
+    table = predictions_table(
+        data.manifest[data.manifest["split"] == "val"],
+        calibration.softmax(logits, temperature),
+        data.classes,
+    )
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "config.json", asdict(config))
+    write_csv(run / "manifest.csv", data.manifest)
+    write_csv(run / "history.csv", history)
+    write_csv(run / "predictions_val.csv", table)
+    # Last: its presence says that the run is complete.
+    save_checkpoint(run / "model.safetensors", model, metadata(config, data, temperature, table))
+    return run
+
+
+def find_or_train(config: TrainConfig, data: Data | None = None) -> Path:
+    """The run of this configuration if an earlier notebook made it, else train it now."""
+    run = RUNS / run_name(config)
+    if (run / "model.safetensors").exists():
+        print(f"found {run.name}")
+        return run
+    print(f"no run {run.name} yet: training it now")
+    return train(config, run, data)
+
+
+def metadata(config: TrainConfig, data: Data, temperature: float, val: pd.DataFrame) -> dict:
+    """What a checkpoint carries beside its weights."""
+    return {
+        "classes": data.classes,
+        "image_size": config.image_size,
+        "normalisation": "grey / 255, then (x - 0.449) / 0.226",
+        "temperature": temperature,
+        "threshold": _threshold(val),
+        "weights": config.weights,
+        "dataset": config.dataset,
+        "dataset_fingerprint": fingerprint(data.manifest),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def _threshold(val: pd.DataFrame) -> float | None:
+    """p_COVID at which 95% of the validation split's COVID films are found; None without COVID."""
+    if "p_COVID" not in val:
+        return None
+    return calibration.threshold_at_sensitivity(val["label"] == "COVID", val["p_COVID"], 0.95)
+
+
+def fingerprint(manifest: pd.DataFrame) -> str:
+    """A digest of the images, labels and split that a run was trained on."""
+    text = manifest[["image_path", "label", "split"]].to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def predictions_table(rows: pd.DataFrame, probabilities: np.ndarray, classes) -> pd.DataFrame:
+    """The predictions table of rows that were read; `rows` has image_path, patient_id, label."""
+    table = rows[["image_path", "patient_id", "label"]].reset_index(drop=True)
+    for column, name in enumerate(classes):
+        table[f"p_{name}"] = probabilities[:, column].astype(float)
+    table["predicted"] = np.asarray(classes)[probabilities.argmax(axis=1)]
+    return table.assign(extent=pd.NA, opacity=pd.NA, status="ok", reason=pd.NA)
+
+
+def read_run(run) -> tuple[TrainConfig, pd.DataFrame]:
+    """Configuration and manifest of a run folder; InputError where it is not one."""
+    run = Path(run)
+    for name in ("config.json", "manifest.csv", "model.safetensors"):
+        if not (run / name).is_file():
+            raise InputError(f"{run}: not a run folder, it has no {name}")
+    config = TrainConfig.from_dict(json.loads((run / "config.json").read_text()))
+    return config, pd.read_csv(run / "manifest.csv", dtype={"patient_id": "string"})
+
+
+def predict_test(run) -> pd.DataFrame:
+    """Open the test split of a run: its calibrated predictions, also as predictions_test.csv."""
+    run = Path(run)
+    config, manifest = read_run(run)
+    model, meta = load_checkpoint(run / "model.safetensors")
+    data = prepare(config)
+    if fingerprint(data.manifest) != meta["dataset_fingerprint"]:
+        raise InputError(
+            f"{run}: the images, labels or split of {config.dataset!r} are not those of training; "
+            "restore the dataset or train again"
+        )
+    compute = choose_compute()
+    logits = predict(model.to(compute.device), make_loader(data.part("test"), 64), compute)
+    table = predictions_table(
+        manifest[manifest["split"] == "test"],
+        calibration.softmax(logits, meta["temperature"]),
+        data.classes,
+    )
+    write_csv(run / "predictions_test.csv", table)
+    return table
+
+
+def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
+    """Calibrated predictions for image files: one row per file, in order, rejected ones too."""
+    model, meta = load_checkpoint(Path(run) / "model.safetensors")
+    compute, classes = choose_compute(), tuple(meta["classes"])
+    model.to(compute.device)
+    paths, tables = [Path(path) for path in paths], []
+    images = read_squares(paths, meta["image_size"])
+    for start in range(0, len(paths), batch_size):
+        batch = list(itertools.islice(images, batch_size))
+        read = [not isinstance(image, RejectedImage) for image in batch]
+        rows = pd.DataFrame({"image_path": [str(p) for p in paths[start : start + batch_size]]})
+        rows = rows.assign(patient_id=pd.NA, label=pd.NA, status="rejected")
+        rows["reason"] = [None if ok else image.reason for ok, image in zip(read, batch)]
+        if any(read):
+            pixels = np.stack([image for image, ok in zip(batch, read) if ok])
+            loader = make_loader(XrayDataset(pixels, np.zeros(len(pixels))), batch_size)
+            logits = predict(model, loader, compute)
+            table = predictions_table(
+                rows[read], calibration.softmax(logits, meta["temperature"]), classes
+            )
+            rows = pd.concat([table.set_index(rows.index[read]), rows[~np.array(read)]])
+        tables.append(rows.sort_index())
+    columns = predictions_table(rows[:0], np.zeros((0, len(classes))), classes).columns
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+
+
+def evaluate(run) -> dict:
+    """Metrics of the test split with 95% intervals, written to metrics.json."""
+    run = Path(run)
+    config, manifest = read_run(run)
+    table = predict_test(run)
+    groups = manifest.loc[manifest["split"] == "test", "group_id"].to_numpy()
+    result = {
+        "config": asdict(config),
+        "dataset": config.dataset,
+        "n": {str(k): int(v) for k, v in manifest["split"].value_counts().sort_index().items()},
+        "test_counts": {str(k): int(v) for k, v in table["label"].value_counts().items()},
+        **score(table, groups),
+    }
+    write_json(run / "metrics.json", result)
+    return result
+
+
+def score(table: pd.DataFrame, groups) -> dict:
+    """Metrics of a predictions table as records; COVID against Normal beside all classes."""
+    classes = tuple(column[2:] for column in table.columns if column.startswith("p_"))
+    labels = table["label"].map(classes.index).to_numpy(int)
+    probabilities = table[[f"p_{name}" for name in classes]].to_numpy(float)
+    result = {"metrics": metrics.classification_metrics(labels, probabilities, classes, groups)}
+    if len(classes) > 2 and {"Normal", "COVID"} <= set(classes):
+        pair = metrics.two_class(labels, probabilities, classes, "Normal", "COVID", groups)
+        result["covid_vs_normal"] = metrics.classification_metrics(*pair)
+    return {key: json.loads(frame.to_json(orient="records")) for key, frame in result.items()}
+
+
+def crossval(config: TrainConfig, run: Path | None = None) -> tuple[Path, dict]:
+    """Train and test once per fold, each fold a run folder; pooled metrics over all images."""
+    run = Path(run or RUNS / f"{run_name(config)}-crossval")
+    if (run / "metrics.json").exists():
+        raise InputError(f"{run}: holds a finished cross-validation; choose another name")
+    folds, tables, groups = [], [], []
+    for fold in range(config.folds):
+        fold_run = train(replace(config, test_fold=fold), run / f"fold-{fold}")
+        folds.append(evaluate(fold_run)["metrics"])
+        manifest = read_run(fold_run)[1]
+        groups.append(manifest.loc[manifest["split"] == "test", "group_id"])
+        tables.append(pd.read_csv(fold_run / "predictions_test.csv"))
+    pooled = pd.concat(tables, ignore_index=True)
+    result = {
+        "config": asdict(config),
+        "folds": folds,
+        **score(pooled, pd.concat(groups).to_numpy()),
+    }
+    write_csv(run / "predictions.csv", pooled)
+    write_json(run / "metrics.json", result)
+    return run, result
+
+
+def list_files(paths) -> list[Path]:
+    """Files as they are, folders as all files below them, sorted, without hidden ones.
+
+    Raises:
+        InputError: a folder that does not exist or is empty. A missing file is kept: it becomes a
+            rejected row.
+    """
+    files = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
+            if not found:
+                raise InputError(f"{path}: the folder holds no files")
+            files += found
+        elif path.suffix or path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"{path}: no such folder; give image files or folders of them")
+    return files
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_text(Path(path), table.to_csv(index=False))
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_text(Path(path), json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,259 @@
+"""The training phase: one configuration, one epoch, predictions, and `fit` around them."""
+
+import math
+import random
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import f1_score
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from covidxr import InputError
+from covidxr.loaders import IMBALANCE, Augment, XrayDataset, class_weights, make_loader
+from covidxr.models import XrayResNet18
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run. Raises InputError on a value out of range."""
+
+    dataset: str = "phantom"
+    data_dir: str | None = None  # None: the data root
+    weights: str = "none"  # imagenet, none or a checkpoint's path
+    image_size: int = 96  # pixels a side
+    epochs: int = 8
+    batch_size: int = 16
+    lr: float | None = None  # None: 1e-3 from scratch, 1e-4 when fine-tuning, 1e-2 when frozen
+    weight_decay: float = 0.05
+    warmup: float = 0.1  # share of the steps in which the rate rises
+    label_smoothing: float = 0.1
+    imbalance: str = "weighted_loss"  # weighted_loss, balanced_sampler or none
+    augment: bool = True
+    freeze: bool = False  # train the head only, on features computed once
+    patience: int = 10  # epochs without a better validation score before stopping
+    folds: int = 5  # 5 folds: 60/20/20
+    test_fold: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "image_size": (32, 1024),
+            "epochs": (1, 10_000),
+            "batch_size": (2, 4096),
+            "lr": (0, 10),
+            "weight_decay": (0, 10),
+            "warmup": (0, 0.9),
+            "label_smoothing": (0, 0.9),
+            "patience": (1, 10_000),
+            "folds": (3, 100),
+            "test_fold": (0, self.folds - 1),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"{name}: found {value}, expected {low} to {high}")
+        if self.imbalance not in IMBALANCE:
+            raise InputError(f"imbalance: found {self.imbalance!r}, expected one of {IMBALANCE}")
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TrainConfig":
+        """The configuration in a run's config.json; InputError on an unknown key."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise InputError(f"config.json: unknown keys {unknown}; written by another version?")
+        return cls(**values)
+
+    @property
+    def learning_rate(self) -> float:
+        if self.lr is not None:
+            return self.lr
+        return 1e-2 if self.freeze else 1e-3 if self.weights == "none" else 1e-4
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch and ask for deterministic kernels."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+class Compute(NamedTuple):
+    """Where and how precisely to compute; chosen once, by `choose_compute`."""
+
+    device: str  # cuda, mps or cpu
+    dtype: str  # float32, bfloat16 or float16: what matrix products are computed in
+
+    def autocast(self):
+        dtype = getattr(torch, self.dtype)
+        return torch.autocast(self.device, dtype, enabled=self.dtype != "float32")
+
+
+def choose_compute() -> Compute:
+    """The fastest safe choice: bfloat16 only where the processor computes it natively."""
+    if torch.cuda.is_available():
+        return Compute("cuda", "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32")
+    if torch.backends.mps.is_available():
+        return Compute("mps", "float32")
+    has_bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return Compute("cpu", "bfloat16" if has_bf16 else "float32")
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    loss_fn: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    augment: Callable | None = None,
+    compute: Compute = Compute("cpu", "float32"),  # noqa: B008, an immutable tuple
+) -> float:
+    """Show the model every batch once and step the weights after each; the mean loss per image."""
+    model.train()
+    total, seen = 0.0, 0
+    # The bar shows on a terminal only; elsewhere `fit` prints one line per epoch.
+    for images, targets in tqdm(loader, leave=False, disable=None):
+        images, targets = images.to(compute.device), targets.to(compute.device)
+        if augment is not None:
+            images = augment(images)
+        optimizer.zero_grad()
+        with compute.autocast():
+            loss = loss_fn(model(images), targets)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        total, seen = total + loss.item() * len(targets), seen + len(targets)
+    return total / seen
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    loader: DataLoader,
+    compute: Compute = Compute("cpu", "float32"),  # noqa: B008, an immutable tuple
+    forward: Callable | None = None,
+) -> np.ndarray:
+    """Outputs for every image of `loader`, in order: float32 (N, C) logits.
+
+    Args:
+        forward: what to call in place of the whole model, e.g. `model.features` for (N, 512).
+    """
+    model.eval()
+    outputs = []
+    for images, _ in loader:
+        with compute.autocast():
+            outputs.append((forward or model)(images.to(compute.device)).float().cpu())
+    return torch.cat(outputs).numpy()
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019); a new head on trained layers gets ten times the rate.
+
+    Biases and normalisation parameters are not decayed.
+    """
+    fine_tuning = config.weights != "none" and not config.freeze
+    groups = {}
+    for name, parameter in model.named_parameters():
+        head = fine_tuning and name.startswith("fc.")
+        groups.setdefault((head, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.learning_rate * (10 if head else 1),
+                "weight_decay": config.weight_decay if decay else 0.0,
+            }
+            for (head, decay), parameters in groups.items()
+        ]
+    )
+
+
+def make_scheduler(optimizer, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up over the first share of the steps, then half a cosine down to zero."""
+    rise = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def fit(
+    model: XrayResNet18,
+    train_set: XrayDataset,
+    val_set: XrayDataset,
+    config: TrainConfig,
+    compute: Compute | None = None,
+) -> pd.DataFrame:
+    """Train `model` in place and leave it with the weights of its best validation epoch.
+
+    The score that decides is macro-F1 on the validation split.
+
+    Returns:
+        history, one row per epoch: epoch, lr, train_loss, val_loss, val_macro_f1.
+    """
+    compute = compute or choose_compute()
+    model.to(compute.device)
+    if not config.freeze:
+        augment = Augment() if config.augment else None
+        return _fit(model, train_set, val_set, config, compute, augment)
+    # A frozen backbone gives every image the same features each time: compute them once.
+    train_set, val_set = (
+        XrayDataset(predict(model, make_loader(part, 64), compute, model.features), part.targets)
+        for part in (train_set, val_set)
+    )
+    return _fit(model.fc, train_set, val_set, config, compute, augment=None)
+
+
+def _fit(model, train_set, val_set, config, compute, augment) -> pd.DataFrame:
+    n_classes = int(train_set.targets.max()) + 1
+    weighted = config.imbalance == "weighted_loss"
+    loss_fn = nn.CrossEntropyLoss(
+        class_weights(train_set.targets, n_classes).to(compute.device) if weighted else None,
+        label_smoothing=config.label_smoothing,
+    )
+    balanced = config.imbalance == "balanced_sampler"
+    loader = make_loader(train_set, config.batch_size, True, balanced, config.seed)
+    val_loader = make_loader(val_set, 64)
+    optimizer = make_optimizer(model, config)
+    scheduler = make_scheduler(optimizer, config.epochs * len(loader), config.warmup)
+    history, best_score, best_state = [], -1.0, None
+    for epoch in range(1, config.epochs + 1):
+        lr = scheduler.get_last_lr()[0]
+        loss = train_one_epoch(model, loader, loss_fn, optimizer, scheduler, augment, compute)
+        val_loss, score = validate(model, val_loader, compute)
+        history.append((epoch, lr, loss, val_loss, score))
+        report_epoch(config.epochs, *history[-1])
+        if score > best_score:
+            best_score, best_epoch, best_state = score, epoch, deepcopy(model.state_dict())
+        elif epoch - best_epoch >= config.patience:
+            break
+    model.load_state_dict(best_state)
+    return pd.DataFrame(history, columns=["epoch", "lr", "train_loss", "val_loss", "val_macro_f1"])
+
+
+def validate(model: nn.Module, loader: DataLoader, compute: Compute) -> tuple[float, float]:
+    """Mean cross-entropy and macro-F1 on a validation loader."""
+    logits, targets = torch.from_numpy(predict(model, loader, compute)), loader.dataset.targets
+    loss = nn.functional.cross_entropy(logits, targets).item()
+    return loss, float(f1_score(targets, logits.argmax(1), average="macro"))
+
+
+def report_epoch(epochs, epoch, lr, train_loss, val_loss, val_macro_f1) -> None:
+    """One plain line an epoch."""
+    print(
+        f"epoch {epoch}/{epochs}  train loss {train_loss:.3f}  "
+        f"validation loss {val_loss:.3f}  macro-F1 {val_macro_f1:.3f}",
+        flush=True,
+    )

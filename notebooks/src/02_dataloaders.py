@@ -1,0 +1,271 @@
+# %% [markdown]
+# # 2 · From a file to a batch
+#
+# **How does an X-ray become a batch, fast and without leaks?**
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/covidxr/covidxr/blob/main/notebooks/02_dataloaders.ipynb)
+#
+# You will
+#
+# - follow one film from its file to a tensor,
+# - split patients, not images, and prove that nobody stands on both sides,
+# - see what X-ray-safe augmentation changes, and why it never flips,
+# - measure how fast batches arrive, and weigh rare classes.
+#
+# *Under a minute on a laptop's processor. A teaching and research tool, not a medical device.*
+
+# %%
+# On Colab this installs the course's package; elsewhere it is installed already.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "git+https://github.com/covidxr/covidxr"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
+
+# %%
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from covidxr import datasets, loaders, plots, splits
+from covidxr.images import read_image, resize
+from covidxr.loaders import Augment, XrayDataset, make_loader
+from covidxr.training import set_seed
+
+plots.use_style()
+
+# %% tags=["parameters"]
+dataset = "phantom"
+data_dir = None  # folder of the images; None: the data root
+image_size = 96
+batch_size = 16
+seed = 0
+
+# %%
+set_seed(seed)
+manifest, root = datasets.load(dataset, data_dir)
+classes = datasets.classes_of(manifest)
+
+# %% [markdown]
+# ## One film, three steps
+#
+# A file may be PNG, JPEG, TIFF, WebP or DICOM, 8 or 16 bit, grey or stored as colour.
+# `read_image` makes one grey 8-bit array of it, or says why it cannot. `resize` squares it: the
+# aspect ratio goes, since a padded border would tell the model which scanner made the film, and a
+# crop would cut off the periphery of the lungs, where COVID-19 sits. The loader then stores whole
+# numbers, a quarter of the memory of floats; the model's first line turns them into floats.
+
+# %% tags=["nbval-check-output"]
+film = manifest.iloc[0]
+grey = read_image(root / film["image_path"])
+square = resize(grey, image_size)
+print("resized", square.shape, square.dtype)
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(7, 3.4))
+axes[0].imshow(grey, cmap="gray", vmin=0, vmax=255)
+axes[0].set(title=f"file: {grey.shape[1]} × {grey.shape[0]} pixels", xticks=[], yticks=[])
+axes[1].hist(grey.ravel(), bins=64, color="#0072B2")
+axes[1].set(xlabel="grey value (0 black, 255 white)", ylabel="pixels")
+axes[1].set_title(f"most pixels are mid-grey, n = {grey.size:,} pixels")
+plots.mark_synthetic(fig, dataset);
+
+# %% [markdown]
+# Air lets the beam through and is dark, bone and the heart stop it and are bright. Disease fills
+# air spaces with fluid, so it shows as brightness where darkness should be.
+#
+# ## A file that is not a chest film
+#
+# A folder from real life holds broken and foreign files. They must not stop the run, and they must
+# not vanish either.
+
+# %% tags=["nbval-check-output"]
+from covidxr.images import RejectedImage  # noqa: E402
+
+try:
+    read_image("no-such-film.png")
+except RejectedImage as rejection:
+    print(rejection)
+
+# %% [markdown]
+# Each rejection names the file and the reason; `predict` turns it into a row of its table.
+#
+# ## Split patients, not images
+#
+# Two films of one patient look alike. If one trains the model and the other tests it, the test
+# measures memory. So the split moves *groups*: patients where they are known, else near-duplicates,
+# which are films whose 32 × 32 thumbnails correlate above 0.98. `StratifiedGroupKFold` deals the
+# groups into five folds with similar class shares: one fold tests, one validates, three train.
+
+# %%
+manifest = splits.add_groups(manifest, root)
+manifest = splits.assign_split(manifest, n_folds=5, test_fold=0, seed=seed)
+
+# %% tags=["nbval-check-output"]
+print(splits.split_table(manifest).to_string())
+print("groups:", manifest["group_id"].nunique())
+print("groups in more than one split:", splits.split_overlap(manifest))
+
+# %% [markdown]
+# The last line is the proof. A random split by image would not pass it:
+
+# %% tags=["nbval-check-output"]
+shuffled = manifest.assign(split=np.random.default_rng(seed).permutation(manifest["split"]))
+print("split by image, groups in more than one split:", splits.split_overlap(shuffled))
+
+# %% [markdown]
+# On phantoms these are patients with follow-up films. In the public COVID-19 Radiography Database
+# no patient is named, and 13% of the COVID films have a near-duplicate.
+#
+# ## Decode once
+#
+# Decoding a PNG takes longer than looking at it. `decode` does it once, in threads, into a memory
+# map on disk that later epochs and notebooks read. The file's name is a digest of the list of
+# images, their sizes, their times and the image size, so a changed image makes a new cache.
+
+# %%
+paths = root / manifest["image_path"]
+pixels, rejected = loaders.decode(paths, image_size)
+print(f"{pixels.nbytes / 1e6:.0f} MB for {len(pixels):,} films, {len(rejected)} rejected")
+
+# %% tags=["nbval-check-output"]
+train_rows = np.flatnonzero(manifest["split"] == "train")
+targets = manifest["label"].map(classes.index).to_numpy(int)
+train_set = XrayDataset(pixels[train_rows], targets[train_rows])
+train_loader = make_loader(train_set, batch_size, train=True, seed=seed)
+images, labels = next(iter(train_loader))
+print("images", tuple(images.shape), images.dtype)
+print("labels", tuple(labels.shape), labels.dtype)
+
+# %% [markdown]
+# A batch is a block of 16 films with one channel each, and 16 class numbers.
+#
+# ## X-ray-safe augmentation
+#
+# Augmentation shows the model each film a little changed: rotated up to 10°, shifted, scaled,
+# with another contrast. These are changes that positioning and exposure make in any hospital.
+
+# %%
+augmented = Augment()(images[:6])
+fig, axes = plt.subplots(2, 6, figsize=(10, 3.6))
+plots.image_grid(images[:6, 0], [classes[i] for i in labels[:6]], axes=axes[0])
+plots.image_grid(augmented[:, 0], ["augmented"] * 6, axes=axes[1])
+fig.suptitle("One batch before (above) and after (below) augmentation, 6 of its films")
+plots.mark_synthetic(fig, dataset);
+
+# %% [markdown]
+# Above the films as stored, below the same films as the model sees them this time. The heart stays
+# on the right of the image, which is the patient's left.
+#
+# ## Why no flip
+#
+# Flipping is the first augmentation of every photo course. On a chest film it moves the heart to
+# the wrong side, which about one person in 10,000 has (dextrocardia), and mirrors the marker. How
+# far does the average film tell left from right?
+
+# %%
+mean_film = pixels[train_rows].mean(axis=0)
+asymmetry = mean_film - mean_film[:, ::-1]
+fig, axes = plt.subplots(1, 3, figsize=(9, 3.2))
+plots.image_grid([mean_film, mean_film[:, ::-1]], ["average film", "flipped"], axes=axes[:2])
+shown = axes[2].imshow(asymmetry, cmap="PuOr", vmin=-80, vmax=80)
+axes[2].set(title="difference", xticks=[], yticks=[])
+fig.colorbar(shown, ax=axes[2], label="grey values")
+fig.suptitle(f"The heart makes left and right differ, n = {len(train_rows)} training films")
+plots.mark_synthetic(fig, dataset);
+
+# %% [markdown]
+# The strong band beside the midline is the heart. A model trained with flips must learn to ignore
+# it, and with it the side of a finding: one-sided pneumonia against two-sided COVID-19.
+#
+# ## Throughput
+#
+# Batches should arrive faster than the network can use them; then the processor never waits.
+
+# %%
+start = time.perf_counter()
+for _ in range(5):
+    n_images = sum(len(batch) for batch, _ in train_loader)
+loading = 5 * n_images / (time.perf_counter() - start)
+
+start = time.perf_counter()
+for path in paths.iloc[:200]:
+    resize(read_image(path), image_size)
+decoding = 200 / (time.perf_counter() - start)
+
+# %%
+fig, ax = plt.subplots(figsize=(6, 1.8))
+ax.barh(["decode each file", "from the cache"], [decoding, loading], color="#0072B2")
+ax.set(xscale="log", xlabel="images per second")
+ax.set_title(f"The cache is {loading / decoding:,.0f} times faster here, n = {n_images} films")
+plots.mark_synthetic(fig, dataset);
+
+# %% [markdown]
+# ResNet18 trains on the order of 100 small images a second on a laptop's processor, so batches from
+# the cache cost next to nothing. Times vary from machine to machine; the ratio is what matters.
+#
+# ## Rare classes
+#
+# The classes are not equally common. Two remedies: weigh the loss by class, or draw rare classes
+# more often. Both leave the number of *different* rare films as small as it is.
+
+# %%
+weights = loaders.class_weights(train_set.targets, len(classes))
+balanced = make_loader(train_set, batch_size, train=True, balanced=True, seed=seed)
+drawn = torch.cat([labels for _, labels in balanced])
+for i, name in enumerate(classes):
+    share, in_balanced = (train_set.targets == i).float().mean(), (drawn == i).float().mean()
+    print(f"{name:<14} share {share:.2f}  loss weight {weights[i]:.2f}  balanced {in_balanced:.2f}")
+
+# %% [markdown]
+# The weight is the inverse of the share, so each class counts the same in the loss. The balanced
+# sampler reaches equal shares by showing each rare film several times an epoch.
+#
+# ## Workers are seeded
+#
+# The same seed must give the same batches, in the same order.
+
+# %% tags=["nbval-check-output"]
+first, again, other = (
+    next(iter(make_loader(train_set, batch_size, train=True, seed=s)))[0] for s in (0, 0, 1)
+)
+print("same seed, same batch:", torch.equal(first, again))
+print("other seed, same batch:", torch.equal(first, other))
+
+# %% [markdown]
+# ## Summary
+#
+# - A file becomes grey 8-bit pixels or a rejection with its reason; nothing is dropped silently.
+# - Groups are split, not images; the overlap is printed and is 0.
+# - Augmentation imitates positioning and exposure; it never flips.
+# - Films are decoded once; batches then cost next to nothing.
+#
+# ## Check yourself
+#
+# 1. Why is a validation film not augmented?
+# 2. Overlap of groups is 0. Name a leak that this number does not show.
+# 3. When would you prefer a balanced sampler to a weighted loss?
+#
+# <details><summary>Answers</summary>
+#
+# 1. Its score should say how the model does on films as they come, and be the same each time.
+# 2. Films of one patient under two identities, or a preprocessing step fitted on all films.
+# 3. With very rare classes and small batches: with weights alone many batches hold no rare film.
+#
+# </details>
+#
+# ## Exercises
+#
+# 1. Lower the duplicate threshold to 0.95 and look at the pairs that join: same patient, or not?
+# 2. Add a horizontal flip to `Augment`, train as in notebook 03, and compare.
+#
+# ## References
+#
+# - Chowdhury M. et al. (2020). Can AI help in screening viral and COVID-19 pneumonia? IEEE Access.
+# - Rahman T. et al. (2021). Exploring the effect of image enhancement techniques on COVID-19
+#   detection using chest X-ray images. Computers in Biology and Medicine.
+# - Roberts M. et al. (2021). Common pitfalls and recommendations for using machine learning to
+#   detect and prognosticate for COVID-19. Nature Machine Intelligence.
