@@ -1,6 +1,7 @@
 """`python -m covidxr`: a thin face on the package. Teaching and research; not a medical device."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,13 @@ from covidxr import InputError
 
 app = typer.Typer(
     help="Detect COVID-19 in chest radiographs. For teaching and research, not a medical device.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at datasets and download them.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at datasets and download them.")
 app.add_typer(data_app, name="data")
+
+UsageError = typer.BadParameter.__base__  # click's, which newer versions of typer contain
 
 Dataset = Annotated[str, typer.Option(help="phantom, radiography, cohen or folder")]
 DataDir = Annotated[str | None, typer.Option(help="folder of the dataset [default: data root]")]
@@ -119,6 +121,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="where to write the table")] = Path("predictions.csv"),
 ) -> None:
     """Predict image files and all images in folders; one row each, rejected files included."""
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"--out {out}: expected a file name in a folder that exists")
     from covidxr import runs
 
     table = runs.predict_files(run, runs.list_files(paths))
@@ -137,8 +141,12 @@ def print_metrics(rows: list[dict]) -> None:
 
 def main() -> None:
     """Exit 0 on success, 2 with one line on bad usage or input, 1 on a real failure."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        print(f"error: {error.format_message().rstrip('.')}; see --help", file=sys.stderr)
+        sys.exit(2)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

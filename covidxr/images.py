@@ -44,6 +44,7 @@ ORIENTATIONS = {  # EXIF tag 274 → how to bring the stored rows upright
     7: lambda grey: np.rot90(grey, 2).T,
     8: np.rot90,
 }
+START_OF_FRAME = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}  # JPEG, JPEG-LS
 DICOM_TAGS = [  # nothing else is parsed, so no name, id or date is ever held
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
@@ -100,8 +101,8 @@ def read_image(path: str | Path) -> np.ndarray:
             raise RejectedImage(path, "claims more memory than is available") from error
         except _damage_errors(kind) as error:
             raise RejectedImage(path, f"damaged or truncated {kind} file") from error
-    step = max(1, min(grey.shape) // 512)
-    low, high = np.percentile(grey[::step, ::step], (1, 99))
+    down, across = (1 + side // 512 for side in grey.shape)
+    low, high = np.percentile(grey[::down, ::across], (1, 99))
     if high - low < MIN_CONTRAST:
         raise RejectedImage(path, "blank image: no contrast")
     return grey
@@ -126,22 +127,18 @@ def resize(grey: np.ndarray, size: int) -> np.ndarray:
 def _detect_format(path: str | Path) -> str:
     try:
         info = os.stat(path)
-        if stat.S_ISDIR(info.st_mode):
-            raise RejectedImage(path, "a folder, not a file")
-        if not stat.S_ISREG(info.st_mode):
-            raise RejectedImage(path, "not a regular file")
-        if info.st_size == 0:
-            raise RejectedImage(path, "empty file")
-        if info.st_size > MAX_BYTES:
-            raise RejectedImage(path, f"larger than {MAX_BYTES // 2**20} MB")
-        with open(path, "rb") as file:
-            head = file.read(132)
-    except OSError as error:
-        raise RejectedImage(path, f"cannot be opened: {error.strerror}") from error
-    except ValueError as error:
-        if isinstance(error, RejectedImage):
-            raise
-        raise RejectedImage(path, "cannot be opened: not a valid path") from error
+        head = _first_bytes(path) if stat.S_ISREG(info.st_mode) else b""  # a pipe would block
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        why = getattr(error, "strerror", None) or "not a valid path"
+        raise RejectedImage(path, f"cannot be opened: {why}") from error
+    if stat.S_ISDIR(info.st_mode):
+        raise RejectedImage(path, "a folder, not a file")
+    if not stat.S_ISREG(info.st_mode):
+        raise RejectedImage(path, "not a regular file")
+    if info.st_size == 0:
+        raise RejectedImage(path, "empty file")
+    if info.st_size > MAX_BYTES:
+        raise RejectedImage(path, f"larger than {MAX_BYTES // 2**20} MB")
     for offset, signature, kind in SIGNATURES:
         if head.startswith(signature, offset):
             return kind
@@ -149,6 +146,11 @@ def _detect_format(path: str | Path) -> str:
         if head.startswith(signature):
             raise RejectedImage(path, f"unsupported format {kind}: {EXPECTED}")
     raise RejectedImage(path, f"not an image: {EXPECTED}")
+
+
+def _first_bytes(path: str | Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(132)
 
 
 def _check_size(path: str | Path, width: int, height: int) -> None:
@@ -247,7 +249,7 @@ def _read_dicom(path: str | Path) -> np.ndarray:
         raise RejectedImage(path, "DICOM file without pixel data")
     if syntax.is_compressed:
         _check_compressed(path, dataset, syntax)
-    # the RLE decoder of pylibjpeg panics on damaged data, pydicom's own raises ValueError
+    # the RLE decoder of pylibjpeg panics on damaged data, pydicom's own raises
     pixels = pixel_array(dataset, decoding_plugin="pydicom" if syntax == RLELossless else "")
     sign = -1.0 if dataset.PhotometricInterpretation == "MONOCHROME1" else 1.0
 
@@ -285,10 +287,14 @@ def _check_compressed(path: str | Path, dataset, syntax) -> None:
             f"compressed DICOM file ({syntax.name}) and no decoder installed: "
             "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
         )
-    if syntax != RLELossless:
-        stated = _codestream_size(get_frame(dataset.PixelData, 0, number_of_frames=1))
-        if stated != (dataset.Rows, dataset.Columns, 1):  # the decoder would allocate `stated`
-            raise RejectedImage(path, "damaged DICOM file: its compressed picture differs in size")
+    rows, columns, depth = dataset.Rows, dataset.Columns, dataset.BitsAllocated // 8
+    if syntax == RLELossless:  # would unfold up to 64-fold before its length is checked
+        fits = len(dataset.PixelData) <= 4096 + 2 * rows * columns * depth
+    else:  # the decoder would allocate what the codestream states
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        fits = _codestream_size(frame) == (rows, columns, 1)
+    if not fits:
+        raise RejectedImage(path, "damaged DICOM file: its compressed picture differs in size")
 
 
 def _codestream_size(frame: bytes) -> tuple[int, int, int]:
@@ -299,10 +305,6 @@ def _codestream_size(frame: bytes) -> tuple[int, int, int]:
     position = 2
     while True:
         marker, length = struct.unpack_from(">HH", frame, position)
-        if (
-            0xFFC0 <= marker <= 0xFFCF
-            and marker not in (0xFFC4, 0xFFC8, 0xFFCC)
-            or marker == 0xFFF7
-        ):
+        if marker in START_OF_FRAME:
             return struct.unpack_from(">HHB", frame, position + 5)
         position += 2 + length

@@ -10,8 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
 
 from covidxr import InputError
 from covidxr.images import RejectedImage, read_image, resize
@@ -92,10 +98,19 @@ def _write_cache(cache: Path, paths, size: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name and rename, so that no half-written file is ever seen."""
+    """Write under a temporary name and rename, so that no half-written file is ever seen.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class XrayDataset(Dataset):

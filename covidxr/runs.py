@@ -15,14 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from covidxr import InputError, calibration, datasets, metrics, splits
+from covidxr import InputError, __version__, calibration, datasets, metrics, splits
 from covidxr.images import RejectedImage
 from covidxr.loaders import XrayDataset, decode, make_loader, read_squares, write_text
-from covidxr.models import build_model, load_checkpoint, save_checkpoint
+from covidxr.models import build_model, load_checkpoint, load_weights, save_checkpoint
 from covidxr.training import TrainConfig, choose_compute, fit, predict, set_seed
 
 RUNS = Path("runs")
-PACKAGES = ("covidxr", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow")
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow")
 
 
 class Data(NamedTuple):
@@ -51,6 +51,7 @@ def prepare(config: TrainConfig) -> Data:
     usable = np.setdiff1d(np.arange(len(manifest)), list(rejected))
     if rejected:
         manifest, pixels = manifest.iloc[usable].reset_index(drop=True), pixels[usable]
+        datasets.check_manifest(manifest, f"{config.dataset} in {root}, readable images")
     manifest = splits.add_groups(manifest, root)
     manifest = splits.assign_split(manifest, config.folds, config.test_fold, config.seed)
     return Data(manifest, pixels, datasets.classes_of(manifest))
@@ -76,7 +77,9 @@ def train(config: TrainConfig, run: Path | None = None, data: Data | None = None
     run = Path(run or RUNS / run_name(config))
     if (run / "model.safetensors").exists():
         raise InputError(f"{run}: holds a finished run; choose another name or delete it")
+    load_weights(config.weights)  # weights that cannot be had stop here: nothing is written yet
     data = data or prepare(config)
+    make_folder(run)
     set_seed(config.seed)
     model = build_model(len(data.classes), config.weights)
     history = fit(model, data.part("train"), data.part("val"), config)
@@ -88,7 +91,6 @@ def train(config: TrainConfig, run: Path | None = None, data: Data | None = None
         calibration.softmax(logits, temperature),
         data.classes,
     )
-    run.mkdir(parents=True, exist_ok=True)
     write_json(run / "config.json", asdict(config))
     write_csv(run / "manifest.csv", data.manifest)
     write_csv(run / "history.csv", history)
@@ -119,7 +121,7 @@ def metadata(config: TrainConfig, data: Data, temperature: float, val: pd.DataFr
         "weights": config.weights,
         "dataset": config.dataset,
         "dataset_fingerprint": fingerprint(data.manifest),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {"covidxr": __version__} | {name: version(name) for name in PACKAGES},
     }
 
 
@@ -152,7 +154,7 @@ def read_run(run) -> tuple[TrainConfig, pd.DataFrame]:
         if not (run / name).is_file():
             raise InputError(f"{run}: not a run folder, it has no {name}")
     config = TrainConfig.from_dict(json.loads((run / "config.json").read_text()))
-    return config, pd.read_csv(run / "manifest.csv", dtype={"patient_id": "string"})
+    return config, read_csv(run / "manifest.csv")
 
 
 def predict_test(run) -> pd.DataFrame:
@@ -160,6 +162,13 @@ def predict_test(run) -> pd.DataFrame:
     run = Path(run)
     config, manifest = read_run(run)
     model, meta = load_checkpoint(run / "model.safetensors")
+    found = tuple(meta["classes"]), meta["image_size"]
+    expected = datasets.classes_of(manifest), config.image_size
+    if found != expected:
+        raise InputError(
+            f"{run}: the checkpoint has classes and image size {found}, the manifest and "
+            f"config.json have {expected}; restore the run folder or train again"
+        )
     data = prepare(config)
     if fingerprint(data.manifest) != meta["dataset_fingerprint"]:
         raise InputError(
@@ -189,9 +198,9 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
         read = [not isinstance(image, RejectedImage) for image in batch]
         rows = pd.DataFrame({"image_path": [str(p) for p in paths[start : start + batch_size]]})
         rows = rows.assign(patient_id=pd.NA, label=pd.NA, status="rejected")
-        rows["reason"] = [None if ok else image.reason for ok, image in zip(read, batch)]
+        rows["reason"] = [None if ok else image.reason for ok, image in zip(read, batch, strict=True)]
         if any(read):
-            pixels = np.stack([image for image, ok in zip(batch, read) if ok])
+            pixels = np.stack([image for image in batch if isinstance(image, np.ndarray)])
             loader = make_loader(XrayDataset(pixels, np.zeros(len(pixels))), batch_size)
             logits = predict(model, loader, compute)
             table = predictions_table(
@@ -243,7 +252,7 @@ def crossval(config: TrainConfig, run: Path | None = None) -> tuple[Path, dict]:
         folds.append(evaluate(fold_run)["metrics"])
         manifest = read_run(fold_run)[1]
         groups.append(manifest.loc[manifest["split"] == "test", "group_id"])
-        tables.append(pd.read_csv(fold_run / "predictions_test.csv"))
+        tables.append(read_csv(fold_run / "predictions_test.csv"))
     pooled = pd.concat(tables, ignore_index=True)
     result = {
         "config": asdict(config),
@@ -274,6 +283,19 @@ def list_files(paths) -> list[Path]:
         else:
             raise InputError(f"{path}: no such folder; give image files or folders of them")
     return files
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror}); choose another name") from error
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A manifest or predictions table; a class may be called "0", only an empty cell is unknown."""
+    types = datasets.MANIFEST_DTYPES | {"predicted": "string"}
+    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -150,7 +150,7 @@ def grid(pose: Params, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pixels(pose: Params, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of points (n, 2) in cm: the inverse of `_grid`."""
+    """Row and column of points (n, 2) in cm: the inverse of `grid`."""
     dx, dy = (points - pose.centre).T
     c, s = math.cos(math.radians(pose.tilt)), math.sin(math.radians(pose.tilt))
     u, v = dx * c - dy * s, dx * s + dy * c

@@ -54,6 +54,7 @@ class TrainConfig:
             "patience": (1, 10_000),
             "folds": (3, 100),
             "test_fold": (0, self.folds - 1),
+            "seed": (0, 2**32 - 1),
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

@@ -33,11 +33,11 @@ def run(notebook: Path, target: Path, parameters: dict) -> None:
     )
 
 
-def main() -> None:
-    parameters = parse(sys.argv[1:])
+def main(arguments: list[str], notebooks: list[Path]) -> None:
+    parameters = parse(arguments)
     folder = Path("runs/notebooks") / parameters.get("dataset", "phantom")
     folder.mkdir(parents=True, exist_ok=True)
-    for notebook in sorted(HERE.glob("0*.ipynb")):
+    for notebook in notebooks:
         start = time.monotonic()
         print(notebook.name, flush=True)
         try:
@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:], sorted(HERE.glob("0*.ipynb")))

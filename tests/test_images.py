@@ -167,15 +167,12 @@ def test_16_bit_colour_png_keeps_the_high_byte(tmp_path, film):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_tiff_whose_zero_is_white_is_inverted(tmp_path, film, dtype):
-    stored = Image.fromarray((255 - film).astype(dtype))
-    path = save(tmp_path / "film", stored, "TIFF", tiffinfo={262: 0})
-    data = bytearray(path.read_bytes())  # Pillow may write photometric 1 whatever it is asked
-    entry = data.find(struct.pack("<HHI", 262, 3, 1))
-    before = struct.unpack_from("<H", data, entry + 8)[0]
-    struct.pack_into("<H", data, entry + 8, 0)
+    path = save(tmp_path / "film", Image.fromarray((255 - film).astype(dtype)), "TIFF")
+    data = bytearray(path.read_bytes())
+    entry = data.find(struct.pack("<HHIH", 262, 3, 1, 1))  # photometric interpretation
+    data[entry + 8] = 0
     path.write_bytes(data)
-    expected = film if before == 1 or dtype == np.uint16 else 255 - film
-    np.testing.assert_array_equal(read_image(path), expected)
+    np.testing.assert_array_equal(read_image(path), film)
 
 
 def test_transparency_is_laid_on_black(tmp_path, film):
@@ -355,12 +352,14 @@ def test_dicom_video_is_refused(tmp_path, film):
     assert reason(path) == "compressed DICOM file of an unsupported kind"
 
 
-@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000Lossless])
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000Lossless, RLELossless])
 def test_bomb_inside_a_compressed_dicom_is_refused(tmp_path, film, syntax, monkeypatch):
     monkeypatch.setattr(Decoder, "is_available", True)
     if syntax == JPEGBaseline8Bit:
         frame = b"\xff\xd8\xff\xe0\0\4ab\xff\xc0\0\x0b\x08" + struct.pack(">HH", 60_000, 60_000)
         frame += b"\1\1\x11\0"
+    elif syntax == RLELossless:
+        frame = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * 500_000  # 64 MB of zeros
     else:
         frame = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(">8I", 60_000, 60_000, *[0] * 6)
         frame += b"\0\1\7\1\1"
@@ -421,6 +420,25 @@ def test_link_loops_and_pipes(tmp_path):
     assert reason(tmp_path / "loop").startswith("cannot be opened: Too many levels")
     os.mkfifo(tmp_path / "pipe")
     assert reason(tmp_path / "pipe") == "not a regular file"
+
+
+def test_unreadable_file(tmp_path, film, monkeypatch):
+    path = save(tmp_path / "film", Image.fromarray(film), "PNG")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(images, "_first_bytes", refuse)
+    assert reason(path) == "cannot be opened: Permission denied"
+
+
+def test_out_of_memory_is_a_reason(tmp_path, film, monkeypatch):
+    def fail(self):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    path = save(tmp_path / "film", Image.fromarray(film), "PNG")
+    assert reason(path) == "claims more memory than is available"
 
 
 def test_huge_file_is_refused_unread(tmp_path, film):
@@ -496,6 +514,11 @@ def test_blank_image(tmp_path, level):
         assert reason(path) == "blank image: no contrast"
     deep = Image.fromarray(np.full((100, 100), level, np.uint16))
     assert reason(save(tmp_path / "film", deep, "PNG")) == "blank image: no contrast"
+
+
+def test_unsupported_colour_mode(tmp_path):
+    path = save(tmp_path / "film", Image.new("LAB", (80, 80)), "TIFF")
+    assert reason(path) == "unsupported colour mode LAB"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from covidxr import CLASSES, InputError, phantom
 
-SMALL = {"n_images": 40, "image_size": 96, "seed": 3, "progress": False}
+SMALL = {"n_images": 28, "image_size": 96, "seed": 3, "progress": False}
 COLUMNS = (
     "image_path label patient_id source view sex age_years study_day lung_fraction_right "
     "extent_right opacity_right lung_fraction_left extent_left opacity_left extent opacity "
@@ -157,7 +157,7 @@ def test_a_normal_film_looks_like_a_chest(sex):
 def test_findings_differ_by_class():
     both = {}
     for label in ("Lung_Opacity", "COVID"):
-        patients = [p for p in phantom.plan(1200, seed=0) if p.label == label][:40]
+        patients = [p for p in phantom.plan(1200, seed=0) if p.label == label][:30]
         truth = [phantom.render(p, 0, 64).truth for p in patients]
         both[label] = np.mean([t["extent_right"] > 0 and t["extent_left"] > 0 for t in truth])
     assert 0 < both["Lung_Opacity"] < 0.35 and 0.65 < both["COVID"] < 1

@@ -127,7 +127,7 @@ print("split by image, groups in more than one split:", splits.split_overlap(shu
 # images, their sizes, their times and the image size, so a changed image makes a new cache.
 
 # %%
-paths = root / manifest["image_path"]
+paths = [root / path for path in manifest["image_path"]]
 pixels, rejected = loaders.decode(paths, image_size)
 print(f"{pixels.nbytes / 1e6:.0f} MB for {len(pixels):,} films, {len(rejected)} rejected")
 
@@ -192,7 +192,7 @@ for _ in range(5):
 loading = 5 * n_images / (time.perf_counter() - start)
 
 start = time.perf_counter()
-for path in paths.iloc[:200]:
+for path in paths[:200]:
     resize(read_image(path), image_size)
 decoding = 200 / (time.perf_counter() - start)
 

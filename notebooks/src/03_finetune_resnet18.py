@@ -34,8 +34,7 @@ from torch import nn
 from covidxr import plots, runs, splits
 from covidxr.loaders import Augment, class_weights, make_loader
 from covidxr.models import build_model
-from covidxr.training import TrainConfig, make_optimizer, make_scheduler, set_seed, validate
-from covidxr.training import choose_compute
+from covidxr.training import TrainConfig, make_optimizer, make_scheduler, set_seed
 
 plots.use_style()
 
@@ -144,7 +143,7 @@ pd.Series(losses).rolling(10).mean().plot(ax=ax, color="#0072B2", label="mean of
 ax.set(xlabel="step (one batch each)", ylabel="training loss (cross-entropy)")
 ax.set_title(f"One epoch, n = {len(train_loader.dataset)} films")
 ax.legend()
-plots.mark_synthetic(ax, dataset);
+plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
 # A loss near ln 3 = 1.10 is what guessing between three classes costs. One pass over the data
@@ -176,8 +175,13 @@ for way, way_config in ways.items():
 # ## The learning curves
 
 # %%
-axes = plots.learning_curves(histories, n=len(val_loader.dataset))
-plots.mark_synthetic(axes, dataset)
+ax = plots.learning_curves(
+    histories,
+    columns=["val_macro_f1"],
+    ylabel="macro-F1 on validation",
+    title=f"What is trained decides how far it gets, n = {len(val_loader.dataset)} films",
+)
+plots.mark_synthetic(ax, dataset)
 
 # %%
 best = {way: history.loc[history["val_macro_f1"].idxmax()] for way, history in histories.items()}

@@ -1,0 +1,162 @@
+"""The stored notebooks: form, parameters, outputs, and the tools that run and check them."""
+
+import ast
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("0*.ipynb"))
+CHECKED = "nbval-check-output"
+PARAMETERS = {"dataset", "data_dir", "weights", "image_size", "epochs", "batch_size", "seed"}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, tag: str):
+    return [cell for cell in code_cells(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def load_tool(name: str):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_are_notebooks():
+    names = [path.stem for path in NOTEBOOKS]
+    assert names[:4] == ["01_eda", "02_dataloaders", "03_finetune_resnet18", "04_evaluation"]
+
+
+def test_stored_notebook_is_built_from_its_source(path, notebook):
+    source = jupytext.read(FOLDER / "src" / f"{path.stem}.py")
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [
+        (c.cell_type, c.source) for c in source.cells
+    ]
+
+
+def test_opens_and_closes_alike(notebook):
+    first = notebook.cells[0].source
+    for part in ("You will", "colab-badge.svg", "not a medical device", "processor"):
+        assert part in " ".join(first.split())
+    assert "google.colab" in notebook.cells[1].source
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert headings[-4:] == ["Summary", "Check yourself", "Exercises", "References"]
+    assert "What this does not show" in headings or notebook.cells[0].source.startswith("# 2")
+
+
+def test_one_parameters_cell_with_literals(notebook):
+    (cell,) = tagged(notebook, "parameters")
+    assignments = ast.parse(cell.source).body
+    names = {statement.targets[0].id for statement in assignments}
+    assert {"dataset", "data_dir"} <= names <= PARAMETERS
+    values = [ast.literal_eval(statement.value) for statement in assignments]
+    assert values[0] == "phantom"
+
+
+def test_cells_are_short_and_explained(notebook):
+    code = code_cells(notebook)
+    assert len(code) <= 26
+    for cell in code:
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= 20, cell.source
+    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    assert 500 <= words <= 1500
+
+
+def test_executed_without_error(notebook):
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        assert cell.execution_count == number
+        assert not [out for out in cell.outputs if out.output_type == "error"]
+        assert not [out for out in cell.outputs if out.get("name") == "stderr"], cell.source
+
+
+def test_checked_cells_have_an_output_to_check(notebook):
+    checked = tagged(notebook, CHECKED)
+    assert len(checked) >= 3
+    for cell in checked:
+        assert cell.execution_count and cell.outputs, cell.source
+
+
+def test_every_figure_is_marked_as_synthetic(notebook):
+    for cell in code_cells(notebook):
+        if any("image/png" in out.get("data", {}) for out in cell.outputs):
+            assert "mark_synthetic" in cell.source, cell.source
+
+
+def test_outputs_hold_no_path_of_the_machine(notebook):
+    text = "".join(str(cell.outputs) for cell in code_cells(notebook))
+    assert not re.search(r"/(home|root|Users|work|tmp)/", text)
+
+
+def nbval(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "."]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_a_changed_output_fails_the_check(tmp_path):
+    """A cut of notebook 02 that needs no images: its imports and one checked cell."""
+    notebook = nbformat.read(FOLDER / "02_dataloaders.ipynb", as_version=4)
+    (cell,) = [c for c in tagged(notebook, CHECKED) if "no-such-film" in c.source]
+    imports = [c for c in code_cells(notebook) if c.source.startswith("import time")]
+    notebook.cells = [*imports, cell]
+    nbformat.write(notebook, tmp_path / "cut.ipynb")
+    same = nbval(tmp_path)
+    assert same.returncode == 0, same.stdout
+    cell.outputs[0].text = "something else\n"
+    nbformat.write(notebook, tmp_path / "cut.ipynb")
+    changed = nbval(tmp_path)
+    assert changed.returncode == 1
+    assert "1 failed" in changed.stdout
+
+
+@pytest.fixture
+def small_notebook(tmp_path):
+    cells = [
+        nbformat.v4.new_code_cell('dataset = "phantom"\nepochs = 1', metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print(dataset, epochs)"),
+        nbformat.v4.new_code_cell('assert epochs < 5, "too many"'),
+    ]
+    target = tmp_path / "01_small.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), target)
+    return target
+
+
+def test_run_all_passes_parameters(small_notebook, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    load_tool("run").main(["dataset=folder", "epochs=3", "weights="], [small_notebook])
+    done = nbformat.read("runs/notebooks/folder/01_small.ipynb", as_version=4)
+    assert "folder 3" in str(code_cells(done)[2].outputs)
+
+
+def test_run_all_stops_at_a_failing_cell(small_notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    later = tmp_path / "02_later.ipynb"
+    shutil.copy(small_notebook, later)
+    with pytest.raises(SystemExit) as stop:
+        load_tool("run").main(["epochs=9"], [small_notebook, later])
+    assert "01_small.ipynb, cell" in stop.value.code and "too many" in stop.value.code
+    kept = nbformat.read("runs/notebooks/phantom/01_small.ipynb", as_version=4)
+    assert "phantom 9" in str(kept.cells)
+    assert not Path("runs/notebooks/phantom/02_later.ipynb").exists()
