@@ -95,8 +95,11 @@ def save_checkpoint(path, model: nn.Module, metadata: dict) -> None:
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, temporary, metadata={"covidxr": json.dumps(metadata)})
-    os.replace(temporary, path)
+    try:
+        save_file(state, temporary, metadata={"covidxr": json.dumps(metadata)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path) -> tuple[XrayResNet18, dict]:

@@ -198,7 +198,9 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
         read = [not isinstance(image, RejectedImage) for image in batch]
         rows = pd.DataFrame({"image_path": [str(p) for p in paths[start : start + batch_size]]})
         rows = rows.assign(patient_id=pd.NA, label=pd.NA, status="rejected")
-        rows["reason"] = [None if ok else image.reason for ok, image in zip(read, batch, strict=True)]
+        rows["reason"] = [
+            None if ok else image.reason for ok, image in zip(read, batch, strict=True)
+        ]
         if any(read):
             pixels = np.stack([image for image in batch if isinstance(image, np.ndarray)])
             loader = make_loader(XrayDataset(pixels, np.zeros(len(pixels))), batch_size)
@@ -289,7 +291,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be made ({error.strerror}); choose another name") from error
+        raise InputError(
+            f"{path}: cannot be made ({error.strerror}); choose another name"
+        ) from error
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -10,11 +10,22 @@ REPO = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder with real radiographs for development; tests that ask for it skip where it is absent."""
+    """Folder with real radiographs for development; a test that asks for it skips without."""
     folder = Path(os.environ.get("COVIDXR_SHARED", REPO.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"real radiographs not found in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def one_thread():
+    """One thread for PyTorch: on networks this small, more only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +45,7 @@ def tiny_config(phantom_dir):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_config, tmp_path_factory) -> Path:
+def tiny_run(one_thread, tiny_config, tmp_path_factory) -> Path:
     """A run of one epoch whose test split is still closed; copy it before writing into it."""
     from covidxr import runs
 

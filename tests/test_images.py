@@ -288,7 +288,8 @@ def test_voi_lookup_table_is_applied(tmp_path, film):
 
 
 def test_empty_dicom_elements_count_as_absent(tmp_path, film):
-    path = dicom(tmp_path / "film", film, WindowCenter="", WindowWidth="", RescaleSlope="")
+    empty = dict.fromkeys(("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"), "")
+    path = dicom(tmp_path / "film", film, **empty)
     np.testing.assert_array_equal(read_image(path), film)
 
 

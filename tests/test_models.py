@@ -11,6 +11,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 from covidxr import InputError, models
 from covidxr.models import MEAN, STD, build_model, load_checkpoint, load_weights, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 METADATA = {
     "classes": ["Normal", "COVID"],
     "image_size": 64,
@@ -134,6 +136,20 @@ def test_save_and_load_give_the_same_bits(checkpoint, images):
     assert metadata == METADATA and not loaded.training
     assert torch.equal(loaded(images), model(images))
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(checkpoint, monkeypatch):
+    model, path = checkpoint
+    before = path.read_bytes()
+
+    def fail(state, temporary, metadata):
+        temporary.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(models, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, model, METADATA)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
 def test_a_missing_checkpoint(tmp_path):
