@@ -2,12 +2,16 @@
 
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from covidxr import InputError
+from covidxr.config import TrainConfig
 
 app = typer.Typer(
     help="Detect COVID-19 in chest radiographs. For teaching and research, not a medical device.",
@@ -22,15 +26,6 @@ UsageError = typer.BadParameter.__base__  # click's, which newer versions of typ
 Dataset = Annotated[str, typer.Option(help="phantom, radiography, cohen or folder")]
 DataDir = Annotated[str | None, typer.Option(help="folder of the dataset [default: data root]")]
 Name = Annotated[str | None, typer.Option(help="run folder below runs/ [default: from options]")]
-Weights = Annotated[str, typer.Option(help="imagenet, none, or the path of a checkpoint")]
-ImageSize = Annotated[int, typer.Option(help="pixels a side")]
-Epochs = Annotated[int, typer.Option()]
-BatchSize = Annotated[int, typer.Option()]
-Rate = Annotated[float | None, typer.Option(help="learning rate [default: by weights]")]
-Imbalance = Annotated[str, typer.Option(help="weighted_loss, balanced_sampler or none")]
-Freeze = Annotated[bool, typer.Option("--freeze", help="train the head only")]
-Patience = Annotated[int, typer.Option(help="epochs without gain before stopping")]
-Seed = Annotated[int, typer.Option()]
 Run = Annotated[Path, typer.Argument(help="run folder", show_default=False)]
 
 
@@ -45,67 +40,66 @@ def summary(dataset: Dataset = "phantom", data_dir: DataDir = None) -> None:
 
 
 @data_app.command("download")
-def download(dataset: Annotated[str, typer.Argument(help="radiography, cohen or phantom")]) -> None:
+def fetch(dataset: Annotated[str, typer.Argument(help="radiography, cohen or phantom")]) -> None:
     """Fetch a public dataset (or generate the phantoms) into the data root."""
-    from covidxr import datasets
+    from covidxr.download import download
 
-    print(datasets.download(dataset))
+    print(download(dataset))
+
+
+def takes_config(command: Callable) -> Callable:
+    """Give a command one option for every field of TrainConfig, and `--name` of the run."""
+
+    def run(name: str | None, **options) -> None:
+        command(TrainConfig(**options), name and Path("runs") / name)
+
+    name_help = "run folder below runs/ [default: from the options]"
+    parameters = [
+        Parameter(
+            "name",
+            Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(help=name_help)],
+        )
+    ]
+    for option in fields(TrainConfig):
+        annotation = Annotated[option.type, typer.Option(help=option.metadata["help"])]
+        parameters.append(
+            Parameter(
+                option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation
+            )
+        )
+    run.__signature__ = Signature(parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
 
 
 @app.command()
-def train(
-    dataset: Dataset = "phantom",
-    data_dir: DataDir = None,
-    weights: Weights = "none",
-    image_size: ImageSize = 96,
-    epochs: Epochs = 8,
-    batch_size: BatchSize = 16,
-    lr: Rate = None,
-    imbalance: Imbalance = "weighted_loss",
-    freeze: Freeze = False,
-    patience: Patience = 10,
-    seed: Seed = 0,
-    name: Name = None,
-) -> None:
+@takes_config
+def train(config: TrainConfig, folder: Path | None) -> None:
     """Train a ResNet18 and write a run folder; the test split stays closed."""
-    options = {key: value for key, value in locals().items() if key != "name"}
     from covidxr import runs
-    from covidxr.training import TrainConfig
 
-    print(runs.train(TrainConfig(**options), name and runs.RUNS / name))
+    print(runs.train(config, folder))
 
 
 @app.command()
 def evaluate(run: Run) -> None:
     """Open the test split of a run: metrics with 95% intervals, predictions and figures."""
-    from covidxr import runs
+    from covidxr import evaluation
 
-    print_metrics(runs.evaluate(run)["metrics"])
+    print_metrics(evaluation.evaluate(run)["metrics"])
     print(run / "metrics.json")
 
 
 @app.command()
-def crossval(
-    dataset: Dataset = "phantom",
-    data_dir: DataDir = None,
-    folds: Annotated[int, typer.Option(help="3 or more")] = 5,
-    weights: Weights = "none",
-    image_size: ImageSize = 96,
-    epochs: Epochs = 8,
-    batch_size: BatchSize = 16,
-    lr: Rate = None,
-    imbalance: Imbalance = "weighted_loss",
-    freeze: Freeze = False,
-    patience: Patience = 10,
-    seed: Seed = 0,
-    name: Name = None,
-) -> None:
+@takes_config
+def crossval(config: TrainConfig, folder: Path | None) -> None:
     """Train and test once per fold; metrics per fold and pooled over all images."""
-    options = {key: value for key, value in locals().items() if key != "name"}
-    from covidxr import runs
-    from covidxr.training import TrainConfig
+    from covidxr import evaluation
 
-    run, result = runs.crossval(TrainConfig(**options), name and runs.RUNS / name)
+    run, result = evaluation.crossval(config, folder)
     for fold, rows in enumerate(result["folds"]):
         print(f"fold {fold}")
         print_metrics(rows)

@@ -1,23 +1,18 @@
 """Sources of chest radiographs: any of them becomes one table, the manifest.
 
 A source is chosen by name and never replaced by another. Reading changes nothing on disk; only
-:func:`download` and the first use of ``phantom`` write, and only below the data root.
+`covidxr.download` and the first use of ``phantom`` write, and only below the data root.
 """
 
-import http.client
 import os
 import sys
-import tempfile
-import urllib.request
 import warnings
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from covidxr import CLASSES, InputError, phantom
 
@@ -154,7 +149,7 @@ def load(
 
     What was left out, or differs from the release, is said in one ``UserWarning``.
     """
-    _known(name)
+    known(name)
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if viral_pneumonia and name != "radiography":
         raise InputError(f"viral_pneumonia: {name} has no such class; only radiography has one")
@@ -203,7 +198,7 @@ def summary(manifest: pd.DataFrame) -> pd.DataFrame:
 def _phantom(folder: Path | None) -> tuple[pd.DataFrame, Path]:
     """Synthetic radiographs, made with the default settings where the folder is absent."""
     root = folder or data_root() / "phantom"
-    if not root.exists():
+    if folder is None and not root.exists():
         print(f"phantom: making the default synthetic set in {root}", file=sys.stderr)
         phantom.generate(root)
     table = root / "metadata.csv"
@@ -225,12 +220,12 @@ def _radiography(folder: Path | None, viral_pneumonia: bool) -> tuple[pd.DataFra
     release has no patient identifiers. Where its ``*.metadata.xlsx`` are present, they give the
     source of each image; among the Normal, "Kaggle paediatric" marks the children.
     """
-    root = _find_radiography(folder)
-    folders = _radiography_folders(root)
-    manifest = _manifest(row for path, label in folders for row in _class_rows(root, path, label))
+    root = find_radiography(folder)
+    folders = radiography_folders(root)
+    manifest = _manifest(row for path, label in folders for row in class_rows(root, path, label))
     manifest["licence"] = SOURCES["radiography"].licence
     counts = class_counts(manifest)
-    report = _count_differences(counts)
+    report = count_differences(counts)
     if VIRAL in counts and not viral_pneumonia:
         manifest = manifest[manifest["label"] != VIRAL].reset_index(drop=True)
         report.append(f"{counts[VIRAL]} {VIRAL} (children) left out unless asked for")
@@ -239,17 +234,17 @@ def _radiography(folder: Path | None, viral_pneumonia: bool) -> tuple[pd.DataFra
     return _manifest(manifest), root
 
 
-def _find_radiography(folder: Path | None) -> Path:
+def find_radiography(folder: Path | None) -> Path:
     return _find(
         "radiography",
         folder,
         ("COVID-19_Radiography_Dataset", "COVID-19 Radiography Database", "radiography"),
-        lambda place: bool(_radiography_folders(place)),
+        lambda place: bool(radiography_folders(place)),
         "class folders COVID, Normal and Lung_Opacity, each with its PNG files or images/*.png",
     )
 
 
-def _radiography_folders(place: Path) -> list[tuple[Path, str]]:
+def radiography_folders(place: Path) -> list[tuple[Path, str]]:
     """Class folders found in a folder, with their labels."""
     if not place.is_dir():
         return []
@@ -257,7 +252,7 @@ def _radiography_folders(place: Path) -> list[tuple[Path, str]]:
     return sorted((p, RADIOGRAPHY_FOLDERS[n]) for p, n in folders if n in RADIOGRAPHY_FOLDERS)
 
 
-def _count_differences(counts: pd.Series) -> list[str]:
+def count_differences(counts: pd.Series) -> list[str]:
     """One phrase where images per class differ from the release's (no viral class is fine)."""
     expected = SOURCES["radiography"].counts
     different = [
@@ -424,7 +419,7 @@ def _folder(folder: Path | None) -> tuple[pd.DataFrame, Path]:
             f"folder: {folder} holds {sorted(names)}, which are splits; {layout}: point --data-dir "
             "at one tree of classes, splits are made here by patient or near-duplicate group"
         )
-    classes = {name: list(_class_rows(folder, folder / name, name)) for name in sorted(names)}
+    classes = {name: list(class_rows(folder, folder / name, name)) for name in sorted(names)}
     empty = [name for name, rows in classes.items() if not rows]
     if empty:
         raise InputError(
@@ -434,7 +429,7 @@ def _folder(folder: Path | None) -> tuple[pd.DataFrame, Path]:
     return _manifest(row for rows in classes.values() for row in rows), folder
 
 
-def _class_rows(root: Path, folder: Path, label: str) -> Iterable[dict[str, str]]:
+def class_rows(root: Path, folder: Path, label: str) -> Iterable[dict[str, str]]:
     """Images of a class folder, sorted; with the mask of the same name where there is one."""
     masks = {name: column for name, column in MASK_FOLDERS.items() if (folder / name).is_dir()}
     for path in sorted(folder.rglob("*")):
@@ -462,7 +457,7 @@ def _manifest(rows: pd.DataFrame | Iterable[dict]) -> pd.DataFrame:
     return table.reindex(columns=[*MANIFEST_COLUMNS, *extra]).astype(MANIFEST_DTYPES)
 
 
-def _known(name: str) -> Source:
+def known(name: str) -> Source:
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; choose one of {', '.join(SOURCES)}")
     return SOURCES[name]
@@ -517,89 +512,3 @@ def _need_columns(table: pd.DataFrame, columns: Iterable[str], path: Path) -> No
 def _report(name: str, parts: list[str]) -> None:
     if parts:
         warnings.warn(f"{name}: {'; '.join(parts)}", UserWarning, stacklevel=4)
-
-
-def download(name: str) -> Path:
-    """Get a data set and return its folder; what is already there is kept.
-
-    ``radiography`` stays in kagglehub's cache and a note in the data root says where; its images
-    are counted against the release. ``cohen`` is unpacked below the data root, all or nothing.
-    ``phantom`` is generated there.
-
-    Raises:
-        InputError: unknown name, no network, or an incomplete download.
-    """
-    _known(name)
-    if name == "folder":
-        raise InputError("folder: nothing to download; it is your own images, by --data-dir")
-    root = data_root()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{root}: cannot be made ({error}); set COVIDXR_DATA elsewhere") from error
-    if name == "phantom":
-        return _phantom(None)[1]
-    return _download_radiography(root) if name == "radiography" else _download_cohen(root)
-
-
-def _download_radiography(root: Path) -> Path:
-    source = SOURCES["radiography"]
-    by_hand = f"download {source.url} by hand and unpack it into {root}"
-    try:
-        import kagglehub
-    except ImportError as error:
-        raise InputError(f"radiography: pip install kagglehub, or {by_hand}") from error
-    try:
-        cache = Path(kagglehub.dataset_download(source.download))
-    except Exception as error:  # kagglehub's and requests' errors share no other base
-        raise InputError(
-            f"radiography: {source.url} could not be downloaded ({_reason(error)}); {by_hand}"
-        ) from error
-    counts = pd.Series({label: 0 for label in source.counts})
-    for path, label in _radiography_folders(_find_radiography(cache)):
-        counts[label] += sum(1 for _ in _class_rows(path, path, label))
-    if any(counts[label] < n for label, n in source.counts.items()):
-        raise InputError(
-            f"radiography: the download in {cache} is incomplete, {_count_differences(counts)[0]}; "
-            "remove that folder and download again"
-        )
-    (root / "radiography.txt").write_text(f"{cache}\n", encoding="utf-8")
-    return cache
-
-
-def _download_cohen(root: Path) -> Path:
-    source, target = SOURCES["cohen"], root / "covid-chestxray-dataset"
-    if target.exists():
-        return target
-    try:
-        with tempfile.TemporaryDirectory(dir=root, prefix=".covid-chestxray-dataset-") as temporary:
-            archive = Path(temporary) / "master.zip.part"
-            _fetch(source.download, archive)
-            archive = archive.rename(archive.with_suffix(""))
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(Path(temporary) / "unpacked")
-            (top,) = (Path(temporary) / "unpacked").iterdir()
-            if not (top / "metadata.csv").is_file() or not (top / "images").is_dir():
-                raise zipfile.BadZipFile("metadata.csv and images/ are not in it")
-            top.rename(target)
-    except (OSError, http.client.HTTPException, zipfile.BadZipFile, ValueError) as error:
-        raise InputError(
-            f"cohen: {source.download} could not be downloaded to {target} ({_reason(error)}); "
-            f"download it by hand, unpack it and rename its folder to {target}"
-        ) from error
-    return target
-
-
-def _fetch(url: str, path: Path) -> None:
-    """Stream a URL into a file, with a progress bar."""
-    with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as file:
-        size = int(response.headers.get("Content-Length") or 0) or None
-        with tqdm(total=size, unit="B", unit_scale=True, desc=path.stem) as bar:
-            while block := response.read(1 << 20):
-                file.write(block)
-                bar.update(len(block))
-
-
-def _reason(error: Exception) -> str:
-    """Type and text of an error, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

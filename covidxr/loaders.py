@@ -23,7 +23,6 @@ from covidxr import InputError
 from covidxr.images import RejectedImage, read_image, resize
 
 CACHE_DIR = Path("runs/cache")
-IMBALANCE = ("weighted_loss", "balanced_sampler", "none")
 
 
 def read_square(path, size: int) -> np.ndarray | RejectedImage:
@@ -34,10 +33,15 @@ def read_square(path, size: int) -> np.ndarray | RejectedImage:
         return rejection
 
 
-def read_squares(paths, size: int):
-    """Decode `paths` in threads; yields what `read_square` returns, in the order of `paths`."""
+def read_squares(paths, size: int, ahead: int = 256):
+    """Decode `paths` in threads; yields what `read_square` returns, in the order of `paths`.
+
+    At most `ahead` images are held at a time.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda path: read_square(path, size), paths)
+        for start in range(0, len(paths), ahead):
+            window = paths[start : start + ahead]
+            yield from pool.map(lambda path: read_square(path, size), window)
 
 
 def decode(paths, size: int, cache_dir=CACHE_DIR) -> tuple[np.ndarray, dict[int, str]]:

@@ -1,4 +1,4 @@
-"""A run folder: made by `train`, completed by `evaluate`, read by `predict_files`.
+"""A run folder: made by `train`, completed by `evaluation`, read by `predict_files`.
 
 config.json, manifest.csv, model.safetensors, history.csv, predictions_val.csv come from training;
 predictions_test.csv, metrics.json and figures/ from the one opening of the test split.
@@ -7,7 +7,7 @@ predictions_test.csv, metrics.json and figures/ from the one opening of the test
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from covidxr import InputError, __version__, calibration, datasets, metrics, splits
+from covidxr import InputError, __version__, calibration, datasets, splits
 from covidxr.images import RejectedImage
 from covidxr.loaders import XrayDataset, decode, make_loader, read_squares, write_text
 from covidxr.models import build_model, load_checkpoint, load_weights, save_checkpoint
@@ -45,24 +45,35 @@ class Data(NamedTuple):
 def prepare(config: TrainConfig) -> Data:
     """Load, leave out unreadable files (each is printed), group, split and decode."""
     manifest, root = datasets.load(config.dataset, config.data_dir)
-    pixels, rejected = decode([root / path for path in manifest["image_path"]], config.image_size)
+    paths = [root / path for path in manifest["image_path"]]
+    pixels, rejected = decode(paths, config.image_size)
+    squares, _ = decode(paths, 32)
     for row, reason in rejected.items():
         print(f"left out {manifest['image_path'].iloc[row]}: {reason}")
     usable = np.setdiff1d(np.arange(len(manifest)), list(rejected))
     if rejected:
-        manifest, pixels = manifest.iloc[usable].reset_index(drop=True), pixels[usable]
+        manifest = manifest.iloc[usable].reset_index(drop=True)
+        pixels, squares = pixels[usable], squares[usable]
         datasets.check_manifest(manifest, f"{config.dataset} in {root}, readable images")
-    manifest = splits.add_groups(manifest, root)
-    manifest = splits.assign_split(manifest, config.folds, config.test_fold, config.seed)
-    return Data(manifest, pixels, datasets.classes_of(manifest))
+    manifest = splits.add_groups(manifest, root, squares=squares)
+    return split(Data(manifest, pixels, datasets.classes_of(manifest)), config)
+
+
+def split(data: Data, config: TrainConfig) -> Data:
+    """The same images with the split of `config`."""
+    manifest = splits.assign_split(data.manifest, config.folds, config.test_fold, config.seed)
+    if (splits.split_table(manifest) == 0).any(axis=None):
+        raise InputError(
+            f"{config.dataset}: with seed {config.seed} a split holds no image of some class; add "
+            "images or try another seed"
+        )
+    return data._replace(manifest=manifest)
 
 
 def run_name(config: TrainConfig) -> str:
     """A folder name that differs whenever the configuration does."""
-    if config.freeze:
-        recipe = "frozen"
-    else:
-        recipe = "scratch" if config.weights == "none" else "finetuned"
+    start = "scratch" if config.weights == "none" else "finetuned"
+    recipe = "frozen" if config.freeze else start
     digest = hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()
     return f"{config.dataset}-{recipe}-{digest[:8]}"
 
@@ -153,11 +164,14 @@ def read_run(run) -> tuple[TrainConfig, pd.DataFrame]:
     for name in ("config.json", "manifest.csv", "model.safetensors"):
         if not (run / name).is_file():
             raise InputError(f"{run}: not a run folder, it has no {name}")
-    config = TrainConfig.from_dict(json.loads((run / "config.json").read_text()))
+    try:
+        config = TrainConfig.from_dict(json.loads((run / "config.json").read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise InputError(f"{run}/config.json: damaged ({error}); train the run again") from error
     return config, read_csv(run / "manifest.csv")
 
 
-def predict_test(run) -> pd.DataFrame:
+def predict_test(run, data: Data | None = None) -> pd.DataFrame:
     """Open the test split of a run: its calibrated predictions, also as predictions_test.csv."""
     run = Path(run)
     config, manifest = read_run(run)
@@ -169,7 +183,7 @@ def predict_test(run) -> pd.DataFrame:
             f"{run}: the checkpoint has classes and image size {found}, the manifest and "
             f"config.json have {expected}; restore the run folder or train again"
         )
-    data = prepare(config)
+    data = data or prepare(config)
     if fingerprint(data.manifest) != meta["dataset_fingerprint"]:
         raise InputError(
             f"{run}: the images, labels or split of {config.dataset!r} are not those of training; "
@@ -212,58 +226,6 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
         tables.append(rows.sort_index())
     columns = predictions_table(rows[:0], np.zeros((0, len(classes))), classes).columns
     return pd.concat(tables, ignore_index=True).reindex(columns=columns)
-
-
-def evaluate(run) -> dict:
-    """Metrics of the test split with 95% intervals, written to metrics.json."""
-    run = Path(run)
-    config, manifest = read_run(run)
-    table = predict_test(run)
-    groups = manifest.loc[manifest["split"] == "test", "group_id"].to_numpy()
-    result = {
-        "config": asdict(config),
-        "dataset": config.dataset,
-        "n": {str(k): int(v) for k, v in manifest["split"].value_counts().sort_index().items()},
-        "test_counts": {str(k): int(v) for k, v in table["label"].value_counts().items()},
-        **score(table, groups),
-    }
-    write_json(run / "metrics.json", result)
-    return result
-
-
-def score(table: pd.DataFrame, groups) -> dict:
-    """Metrics of a predictions table as records; COVID against Normal beside all classes."""
-    classes = tuple(column[2:] for column in table.columns if column.startswith("p_"))
-    labels = table["label"].map(classes.index).to_numpy(int)
-    probabilities = table[[f"p_{name}" for name in classes]].to_numpy(float)
-    result = {"metrics": metrics.classification_metrics(labels, probabilities, classes, groups)}
-    if len(classes) > 2 and {"Normal", "COVID"} <= set(classes):
-        pair = metrics.two_class(labels, probabilities, classes, "Normal", "COVID", groups)
-        result["covid_vs_normal"] = metrics.classification_metrics(*pair)
-    return {key: json.loads(frame.to_json(orient="records")) for key, frame in result.items()}
-
-
-def crossval(config: TrainConfig, run: Path | None = None) -> tuple[Path, dict]:
-    """Train and test once per fold, each fold a run folder; pooled metrics over all images."""
-    run = Path(run or RUNS / f"{run_name(config)}-crossval")
-    if (run / "metrics.json").exists():
-        raise InputError(f"{run}: holds a finished cross-validation; choose another name")
-    folds, tables, groups = [], [], []
-    for fold in range(config.folds):
-        fold_run = train(replace(config, test_fold=fold), run / f"fold-{fold}")
-        folds.append(evaluate(fold_run)["metrics"])
-        manifest = read_run(fold_run)[1]
-        groups.append(manifest.loc[manifest["split"] == "test", "group_id"])
-        tables.append(read_csv(fold_run / "predictions_test.csv"))
-    pooled = pd.concat(tables, ignore_index=True)
-    result = {
-        "config": asdict(config),
-        "folds": folds,
-        **score(pooled, pd.concat(groups).to_numpy()),
-    }
-    write_csv(run / "predictions.csv", pooled)
-    write_json(run / "metrics.json", result)
-    return run, result
 
 
 def list_files(paths) -> list[Path]:

@@ -40,10 +40,15 @@ def _thumbnail(path: str | Path, size: int) -> np.ndarray:
         small = resize(read_image(path), size)
     except RejectedImage:
         return np.full(size * size, np.nan, np.float32)
-    row = small.astype(np.float32).ravel()
-    row -= row.mean()
-    length = np.linalg.norm(row)
-    return row / length if length > 0 else np.full_like(row, np.nan)
+    return standardise(small[None])[0]
+
+
+def standardise(squares: np.ndarray) -> np.ndarray:
+    """Squares (N, S, S) as rows (N, S * S) of mean 0 and length 1; NaN where an image is flat."""
+    rows = squares.reshape(len(squares), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.full_like(rows, np.nan), where=lengths > 0)
 
 
 def near_duplicate_groups(
@@ -81,13 +86,18 @@ def near_duplicate_groups(
     return pd.factorize(labels)[0]
 
 
-def add_groups(manifest: pd.DataFrame, root: Path, threshold: float = 0.98) -> pd.DataFrame:
+def add_groups(
+    manifest: pd.DataFrame,
+    root: Path,
+    threshold: float = 0.98,
+    squares: np.ndarray | None = None,
+) -> pd.DataFrame:
     """Copy of a manifest with ``group_id``: the patient, else the near-duplicate group.
 
     Images of known patients are grouped by patient alone and are not opened, so a film that was
     published under two patient numbers counts as two. All others are read and grouped with each
     other by :func:`near_duplicate_groups` and sha256; a file that cannot be read is a group of its
-    own.
+    own. ``squares``, uint8 (N, 32, 32), saves reading the images where they are decoded already.
     """
     manifest = manifest.copy()
     unknown = manifest["patient_id"].isna()
@@ -96,7 +106,8 @@ def add_groups(manifest: pd.DataFrame, root: Path, threshold: float = 0.98) -> p
     if paths:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             hashes = list(pool.map(_sha256, paths))
-        groups = near_duplicate_groups(thumbnails(paths), hashes, threshold)
+        thumbs = thumbnails(paths) if squares is None else standardise(squares[unknown])
+        groups = near_duplicate_groups(thumbs, hashes, threshold)
         manifest.loc[unknown, "group_id"] = [f"dup-{group:06d}" for group in groups]
     return manifest
 

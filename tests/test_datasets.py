@@ -14,6 +14,7 @@ import pytest
 
 from covidxr import InputError, datasets
 from covidxr.datasets import MANIFEST_COLUMNS, MANIFEST_DTYPES, SOURCES, load
+from covidxr.download import download
 
 METADATA_COLUMNS = (
     "patientid,offset,sex,age,finding,went_icu,view,modality,location,filename,license,notes"
@@ -399,7 +400,7 @@ def test_unknown_name_lists_the_names():
     with pytest.raises(InputError, match="choose one of phantom, radiography, cohen, folder"):
         load("kaggle")
     with pytest.raises(InputError, match="choose one of"):
-        datasets.download("kaggle")
+        download("kaggle")
 
 
 @pytest.mark.parametrize("name", ["radiography", "cohen"])
@@ -429,7 +430,7 @@ def test_download_radiography_is_found_afterwards(tmp_path, data_root, monkeypat
     cache = tmp_path / "cache" / "versions" / "5"
     root = release(cache / "COVID-19_Radiography_Dataset", {"COVID": 5, "Normal": 6})
     fake_kagglehub(monkeypatch, cache)
-    assert datasets.download("radiography") == cache
+    assert download("radiography") == cache
     manifest, found = load("radiography")
     assert found == root and len(manifest) == 11
 
@@ -439,18 +440,18 @@ def test_download_radiography_incomplete(tmp_path, data_root, monkeypatch):
     release(tmp_path / "cache", {"COVID": 5, "Normal": 6})
     fake_kagglehub(monkeypatch, tmp_path / "cache")
     with pytest.raises(InputError, match="incomplete.*COVID 5 of 6"):
-        datasets.download("radiography")
+        download("radiography")
     assert not (data_root / "radiography.txt").exists()
 
 
 def test_download_radiography_offline_or_without_kagglehub(data_root, monkeypatch):
     fake_kagglehub(monkeypatch, ConnectionError("no route\nto host"))
     with pytest.raises(InputError, match="no route to host") as error:
-        datasets.download("radiography")
+        download("radiography")
     assert SOURCES["radiography"].url in str(error.value) and str(data_root) in str(error.value)
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     with pytest.raises(InputError, match="pip install kagglehub"):
-        datasets.download("radiography")
+        download("radiography")
 
 
 class FakeResponse(io.BytesIO):
@@ -478,12 +479,12 @@ def serve(monkeypatch, data):
 def test_download_cohen(data_root, monkeypatch):
     top = "covid-chestxray-dataset-master"
     serve(monkeypatch, packed([f"{top}/metadata.csv", f"{top}/images/a.png"]))
-    target = datasets.download("cohen")
+    target = download("cohen")
     assert target == data_root / "covid-chestxray-dataset"
     assert (target / "images" / "a.png").read_text() == "content"
     assert list(data_root.iterdir()) == [target]
     serve(monkeypatch, AssertionError("fetched again"))
-    assert datasets.download("cohen") == target
+    assert download("cohen") == target
 
 
 @pytest.mark.parametrize(
@@ -499,7 +500,7 @@ def test_download_cohen(data_root, monkeypatch):
 def test_download_cohen_all_or_nothing(data_root, monkeypatch, data):
     serve(monkeypatch, data)
     with pytest.raises(InputError, match="by hand") as error:
-        datasets.download("cohen")
+        download("cohen")
     assert SOURCES["cohen"].download in str(error.value) and "\n" not in str(error.value)
     assert str(data_root / "covid-chestxray-dataset") in str(error.value)
     assert list(data_root.iterdir()) == []
@@ -507,7 +508,7 @@ def test_download_cohen_all_or_nothing(data_root, monkeypatch, data):
 
 def test_download_folder_is_refused():
     with pytest.raises(InputError, match="nothing to download"):
-        datasets.download("folder")
+        download("folder")
 
 
 def test_reading_leaves_the_folder_as_it_was(tmp_path):

@@ -134,7 +134,9 @@ def test_a_changed_output_fails_the_check(tmp_path):
 @pytest.fixture
 def small_notebook(tmp_path):
     cells = [
-        nbformat.v4.new_code_cell('dataset = "phantom"\nepochs = 1', metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(
+            'dataset = "phantom"\nepochs = 1', metadata={"tags": ["parameters"]}
+        ),
         nbformat.v4.new_code_cell("print(dataset, epochs)"),
         nbformat.v4.new_code_cell('assert epochs < 5, "too many"'),
     ]

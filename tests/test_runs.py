@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from covidxr import CLASSES, InputError, runs, splits
+from covidxr import CLASSES, InputError, evaluation, runs, splits
 from covidxr.models import load_checkpoint, save_checkpoint
 from covidxr.training import Compute, TrainConfig
 
@@ -39,7 +39,7 @@ def evaluated(tiny_run, tmp_path_factory):
     folder = shutil.copytree(tiny_run, tmp_path_factory.mktemp("evaluated") / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder.parent)
-        return folder, runs.evaluate(folder)
+        return folder, evaluation.evaluate(folder)
 
 
 def change_checkpoint(run, **changes) -> None:
@@ -180,7 +180,7 @@ def test_a_changed_dataset_is_refused(run, phantom_dir, tmp_path):
     config = json.loads((run / "config.json").read_text()) | {"data_dir": str(changed)}
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="are not those of training"):
-        runs.evaluate(run)
+        evaluation.evaluate(run)
     assert not (run / "predictions_test.csv").exists()
 
 
@@ -190,7 +190,7 @@ def test_a_changed_dataset_is_refused(run, phantom_dir, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(run, changes, elsewhere, listing):
     change_checkpoint(run, **changes)
     with pytest.raises(InputError, match="the checkpoint has classes and image size"):
-        runs.evaluate(run)
+        evaluation.evaluate(run)
     assert listing(elsewhere) == [] and listing(run) == TRAINED
 
 
@@ -268,7 +268,7 @@ def test_crossval_tests_every_image_once(tmp_path, make_folder, listing):
     """Classes that look like numbers and missing values keep their names."""
     folder = make_folder(tmp_path / "data", {"0": 6, "None": 7})
     config = TrainConfig("folder", str(folder), **FOLDER)
-    run, result = runs.crossval(config, tmp_path / "cv")
+    run, result = evaluation.crossval(config, tmp_path / "cv")
     pooled = runs.read_csv(run / "predictions.csv")
     images = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png"))
     assert sorted(pooled["image_path"]) == images
@@ -282,7 +282,7 @@ def test_crossval_tests_every_image_once(tmp_path, make_folder, listing):
     assert sum(row["n"] for row in per_fold) == 13
     assert not [name for name in listing(run) if name.endswith(".part")]
     with pytest.raises(InputError, match="holds a finished cross-validation"):
-        runs.crossval(config, run)
+        evaluation.crossval(config, run)
 
 
 def test_list_files(tmp_path):

@@ -26,7 +26,6 @@ if "google.colab" in sys.modules:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 # %%
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -52,7 +51,7 @@ seed = 0
 manifest, root = datasets.load(dataset, data_dir)
 classes = datasets.classes_of(manifest)
 known = manifest.notna().mean().round(2)
-pd.DataFrame({"type": manifest.dtypes, "share known": known}).loc[: "split"]
+pd.DataFrame({"type": manifest.dtypes, "share known": known}).loc[:"split"]
 
 # %% [markdown]
 # A share of 0 means that this source says nothing about the column: `group_id` and `split` are

@@ -40,8 +40,8 @@ plots.use_style()
 # %% tags=["parameters"]
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
-image_size = 96
-batch_size = 16
+image_size = 64
+batch_size = 32
 seed = 0
 
 # %%
@@ -71,7 +71,7 @@ axes[0].set(title=f"file: {grey.shape[1]} × {grey.shape[0]} pixels", xticks=[],
 axes[1].hist(grey.ravel(), bins=64, color="#0072B2")
 axes[1].set(xlabel="grey value (0 black, 255 white)", ylabel="pixels")
 axes[1].set_title(f"most pixels are mid-grey, n = {grey.size:,} pixels")
-plots.mark_synthetic(fig, dataset);
+plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
 # Air lets the beam through and is dark, bone and the heart stop it and are bright. Disease fills
@@ -141,7 +141,7 @@ print("images", tuple(images.shape), images.dtype)
 print("labels", tuple(labels.shape), labels.dtype)
 
 # %% [markdown]
-# A batch is a block of 16 films with one channel each, and 16 class numbers.
+# A batch is a block of 32 films with one channel each, and 32 class numbers.
 #
 # ## X-ray-safe augmentation
 #
@@ -154,7 +154,7 @@ fig, axes = plt.subplots(2, 6, figsize=(10, 3.6))
 plots.image_grid(images[:6, 0], [classes[i] for i in labels[:6]], axes=axes[0])
 plots.image_grid(augmented[:, 0], ["augmented"] * 6, axes=axes[1])
 fig.suptitle("One batch before (above) and after (below) augmentation, 6 of its films")
-plots.mark_synthetic(fig, dataset);
+plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
 # Above the films as stored, below the same films as the model sees them this time. The heart stays
@@ -175,7 +175,7 @@ shown = axes[2].imshow(asymmetry, cmap="PuOr", vmin=-80, vmax=80)
 axes[2].set(title="difference", xticks=[], yticks=[])
 fig.colorbar(shown, ax=axes[2], label="grey values")
 fig.suptitle(f"The heart makes left and right differ, n = {len(train_rows)} training films")
-plots.mark_synthetic(fig, dataset);
+plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
 # The strong band beside the midline is the heart. A model trained with flips must learn to ignore
@@ -201,7 +201,7 @@ fig, ax = plt.subplots(figsize=(6, 1.8))
 ax.barh(["decode each file", "from the cache"], [decoding, loading], color="#0072B2")
 ax.set(xscale="log", xlabel="images per second")
 ax.set_title(f"The cache is {loading / decoding:,.0f} times faster here, n = {n_images} films")
-plots.mark_synthetic(fig, dataset);
+plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
 # ResNet18 trains on the order of 100 small images a second on a laptop's processor, so batches from

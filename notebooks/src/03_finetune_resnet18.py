@@ -42,8 +42,8 @@ plots.use_style()
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
 weights = "none"  # imagenet, none, or the path of a checkpoint
-image_size = 96
-epochs = 8
+image_size = 64
+epochs = 10
 seed = 0
 
 # %% [markdown]
@@ -245,4 +245,5 @@ print(sorted(path.name for path in run.iterdir() if not path.name.startswith("me
 #
 # - He K. et al. (2016). Deep residual learning for image recognition. CVPR.
 # - Loshchilov I., Hutter F. (2019). Decoupled weight decay regularization. ICLR.
-# - Raghu M. et al. (2019). Transfusion: understanding transfer learning for medical imaging. NeurIPS.
+# - Raghu M. et al. (2019). Transfusion: understanding transfer learning for medical imaging.
+#   NeurIPS.

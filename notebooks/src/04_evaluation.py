@@ -28,7 +28,7 @@ if "google.colab" in sys.modules:
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from covidxr import calibration, metrics, plots, runs
+from covidxr import calibration, evaluation, plots, runs
 from covidxr.training import TrainConfig
 
 plots.use_style()
@@ -37,8 +37,8 @@ plots.use_style()
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
 weights = "none"  # imagenet, none, or the path of a checkpoint
-image_size = 96
-epochs = 8
+image_size = 64
+epochs = 10
 seed = 0
 
 # %% [markdown]
@@ -58,11 +58,9 @@ run = runs.find_or_train(config)
 # look once and report what comes.
 
 # %%
-result = runs.evaluate(run)
-table = pd.read_csv(run / "predictions_test.csv")
-classes = tuple(column[2:] for column in table.columns if column.startswith("p_"))
-truth = table["label"].map(classes.index).to_numpy()
-probabilities = table[[f"p_{name}" for name in classes]].to_numpy()
+result = evaluation.evaluate(run)
+table = runs.read_csv(run / "predictions_test.csv")
+truth, probabilities, classes = evaluation.arrays(table)
 
 # %% tags=["nbval-check-output"]
 print("columns:", ", ".join(table.columns))
@@ -131,10 +129,12 @@ ax = plots.reliability_diagram(truth, probabilities, n_bins=10, label="after tem
 plots.mark_synthetic(ax, dataset)
 
 # %%
-error = calibration.expected_calibration_error(truth, probabilities)
-low, high = calibration.calibration_error_by_chance(probabilities)
-print(f"expected calibration error {error:.3f}, n = {len(table)}")
-print(f"a perfectly calibrated model would show {low:.3f} to {high:.3f} here, by chance")
+error = result["calibration_error"]
+print("expected calibration error {value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**error))
+print(
+    "a perfectly calibrated model with this n: {perfect_model_median:.3f} in the middle, "
+    "at most {perfect_model_high:.3f} in 39 of 40 draws".format(**error)
+)
 
 # %% [markdown]
 # On the diagonal, stated confidence and observed accuracy agree. Small dots rest on few films and
@@ -146,7 +146,7 @@ print(f"a perfectly calibrated model would show {low:.3f} to {high:.3f} here, by
 # films are found, and apply it to test as it is.
 
 # %%
-validation = pd.read_csv(run / "predictions_val.csv")
+validation = runs.read_csv(run / "predictions_val.csv")
 positive = "COVID" if "COVID" in classes else classes[-1]
 threshold = calibration.threshold_at_sensitivity(
     validation["label"] == positive, validation[f"p_{positive}"], sensitivity=0.95
@@ -158,8 +158,10 @@ point.round(3)
 sensitivity, specificity = point["value"]
 for prevalence in (0.01, 0.05, 0.20):
     ppv, npv = calibration.predictive_values(sensitivity, specificity, prevalence)
-    print(f"prevalence {prevalence:.0%}: of 100 flagged films {100 * ppv:.0f} are {positive}; "
-          f"of 100 passed films {100 * npv:.1f} are not")
+    print(
+        f"prevalence {prevalence:.0%}: of 100 flagged films {100 * ppv:.0f} are {positive}; "
+        f"of 100 passed films {100 * npv:.1f} are not"
+    )
 
 # %% [markdown]
 # The same model, the same threshold: where the disease is rare, most alarms are false. A PPV from

@@ -1,0 +1,129 @@
+"""Opening the test split: metrics with intervals, figures, cross-validation."""
+
+import json
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from covidxr import InputError, calibration, metrics, plots
+from covidxr.config import TrainConfig
+from covidxr.runs import (
+    RUNS,
+    Data,
+    predict_test,
+    prepare,
+    read_csv,
+    read_run,
+    run_name,
+    split,
+    train,
+    write_csv,
+    write_json,
+)
+
+
+def evaluate(run, data: Data | None = None) -> dict:
+    """Open the test split of a run, once: predictions_test.csv, metrics.json and figures/."""
+    run = Path(run)
+    config, manifest = read_run(run)
+    table = predict_test(run, data)
+    groups = manifest.loc[manifest["split"] == "test", "group_id"].to_numpy()
+    result = {
+        "config": asdict(config),
+        "n": {str(k): int(v) for k, v in manifest["split"].value_counts().sort_index().items()},
+        "test_counts": {str(k): int(v) for k, v in table["label"].value_counts().items()},
+        "test_groups": len(set(groups)),
+        **score(table, groups),
+    }
+    write_json(run / "metrics.json", result)
+    draw(run / "figures", table, result)
+    accuracy = result["metrics"][0]["value"]
+    if accuracy > 0.99:
+        warnings.warn(
+            f"{run}: accuracy {accuracy:.3f} on the test split; so high a figure is more often a "
+            "leak or a shortcut than a detector: look at class by source (notebook 01)",
+            UserWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Class indices (N,), probabilities (N, C) and class names of a predictions table."""
+    classes = tuple(column[2:] for column in table.columns if column.startswith("p_"))
+    labels = table["label"].map(classes.index).to_numpy(int)
+    return labels, table[[f"p_{name}" for name in classes]].to_numpy(float), classes
+
+
+def score(table: pd.DataFrame, groups) -> dict:
+    """Metrics of a predictions table as records; COVID against Normal beside all classes."""
+    labels, probabilities, classes = arrays(table)
+    frames = {"metrics": metrics.classification_metrics(labels, probabilities, classes, groups)}
+    if len(classes) > 2 and {"Normal", "COVID"} <= set(classes):
+        pair = metrics.two_class(labels, probabilities, classes, "Normal", "COVID", groups)
+        frames["covid_vs_normal"] = metrics.classification_metrics(*pair)
+    low, high = calibration.calibration_error_interval(labels, probabilities, groups)
+    by_chance = calibration.calibration_error_by_chance(probabilities)
+    return {
+        **{key: json.loads(frame.to_json(orient="records")) for key, frame in frames.items()},
+        "calibration_error": {
+            "value": calibration.expected_calibration_error(labels, probabilities),
+            "low": float(low),
+            "high": float(high),
+            "perfect_model_median": float(by_chance[0]),
+            "perfect_model_high": float(by_chance[1]),
+            "n": len(labels),
+        },
+    }
+
+
+def draw(folder: Path, table: pd.DataFrame, result: dict) -> None:
+    """Confusion matrix, ROC, precision-recall and reliability, each as a PNG file."""
+    labels, probabilities, classes = arrays(table)
+    frame = pd.DataFrame(result["metrics"])
+    folder.mkdir(exist_ok=True)
+    drawings = {
+        "confusion_matrix": lambda ax: plots.confusion_matrix(
+            labels, probabilities.argmax(axis=1), classes, ax=ax
+        ),
+        "roc": lambda ax: plots.roc_curves(labels, probabilities, classes, frame, ax=ax),
+        "precision_recall": lambda ax: plots.precision_recall_curves(
+            labels, probabilities, classes, frame, ax=ax
+        ),
+        "reliability": lambda ax: plots.reliability_diagram(labels, probabilities, 10, ax=ax),
+    }
+    for name, drawing in drawings.items():
+        figure, ax = plt.subplots(layout="constrained")
+        plots.mark_synthetic(drawing(ax), result["config"]["dataset"])
+        figure.savefig(folder / f"{name}.png")
+        plt.close(figure)
+
+
+def crossval(config: TrainConfig, run: Path | None = None) -> tuple[Path, dict]:
+    """Train and test once per fold, each fold a run folder; pooled metrics over all images.
+
+    A fold that is finished already is not trained again.
+    """
+    run = Path(run or RUNS / f"{run_name(config)}-crossval")
+    if (run / "metrics.json").exists():
+        raise InputError(f"{run}: holds a finished cross-validation; choose another name")
+    data, folds, tables, groups = prepare(config), [], [], []
+    for fold in range(config.folds):
+        fold_config, fold_run = replace(config, test_fold=fold), run / f"fold-{fold}"
+        fold_data = split(data, fold_config)
+        if not (fold_run / "model.safetensors").exists():
+            train(fold_config, fold_run, fold_data)
+        folds.append(evaluate(fold_run, fold_data)["metrics"])
+        manifest = fold_data.manifest
+        groups.append(manifest.loc[manifest["split"] == "test", "group_id"])
+        tables.append(read_csv(fold_run / "predictions_test.csv"))
+    pooled = pd.concat(tables, ignore_index=True)
+    scores = score(pooled, pd.concat(groups).to_numpy())
+    result = {"config": asdict(config), "folds": folds, **scores}
+    write_csv(run / "predictions.csv", pooled)
+    write_json(run / "metrics.json", result)
+    return run, result
