@@ -19,7 +19,7 @@ class TrainConfig:
     data_dir: str | None = _option(None, "folder of the dataset [default: below the data root]")
     weights: str = _option("none", "imagenet, none, or the path of a checkpoint")
     image_size: int = _option(64, "pixels a side", 32, 1024)
-    epochs: int = _option(10, "passes over the training split", 1, 10_000)
+    epochs: int = _option(8, "passes over the training split", 1, 10_000)
     batch_size: int = _option(32, "images a step", 2, 4096)
     lr: float | None = _option(None, "learning rate [default: by weights]", 0, 10)
     weight_decay: float = _option(0.05, "AdamW's decay of the weights", 0, 10)
@@ -57,7 +57,7 @@ class TrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        """`lr`, else 1e-2 for a head alone, 2e-3 from scratch, 1e-4 for a trained backbone."""
+        """`lr`, else 1e-2 for a head alone, 3e-3 from scratch, 1e-4 for a trained backbone."""
         if self.lr is not None:
             return self.lr
-        return 1e-2 if self.freeze else 2e-3 if self.weights == "none" else 1e-4
+        return 1e-2 if self.freeze else 3e-3 if self.weights == "none" else 1e-4

@@ -87,7 +87,7 @@ def _findings(patient: Patient) -> Params:
     rng = _rng(patient, 2)
     disease = Params(pattern="none", patches=[], lobes=[], effusions=[], glass=0.0, solid=0.0)
     first = rng.choice([-1, 1], p=[0.45, 0.55])
-    load = rng.beta(1.5, 1.8)
+    load = 0.2 + 0.8 * rng.beta(1.5, 1.8)
     if patient.label == "COVID":
         both = rng.random() < 0.86
         disease.pattern = "bilateral patches" if both else "one-sided patches"
@@ -96,25 +96,25 @@ def _findings(patient: Patient) -> Params:
                 disease.patches.append(
                     (side, rng.beta(4.5, 1.6), rng.beta(4.5, 1.6), *rng.uniform(0.8, 1.9, 2))
                 )
-        disease.glass, disease.solid = 0.20 + 0.14 * load, rng.uniform(0.05, 0.45)
+        disease.glass, disease.solid = 0.32 + 0.20 * load, rng.uniform(0.05, 0.45)
     elif patient.label == "Lung_Opacity":
-        disease.pattern = str(rng.choice(["focal", "lobar", "effusion"], p=[0.40, 0.36, 0.24]))
+        disease.pattern = str(rng.choice(["focal", "lobar", "effusion"], p=[0.48, 0.42, 0.10]))
         sides = (first, -first) if rng.random() < 0.14 else (first,)
-        disease.glass, disease.solid = rng.uniform(0.24, 0.42), rng.uniform(0.1, 0.4)
+        disease.glass, disease.solid = rng.uniform(0.60, 0.85), rng.uniform(0.1, 0.4)
         for side in sides:
             if disease.pattern == "focal":
                 u, v = rng.uniform(0.15, 0.8), rng.uniform(0.2, 0.9)
                 for _ in range(rng.integers(1, 4)):
-                    size = rng.uniform(1.5, 3.2) * (0.7 + 0.6 * load)
+                    size = rng.uniform(3.0, 4.6) * (0.8 + 0.5 * load)
                     spot = (u + rng.normal(0, 0.12), v + rng.normal(0, 0.06))
                     disease.patches.append((side, *spot, size, size * rng.uniform(0.7, 1.2)))
             elif disease.pattern == "lobar":
                 low, high = ((0.02, 0.42), (0.48, 0.75), (0.62, 1.1))[rng.integers(3)]
                 disease.lobes.append(
-                    (side, low, high, rng.uniform(-0.5, 0.4), rng.uniform(0.5, 1.0))
+                    (side, low, high, rng.uniform(-0.5, 0.4), rng.uniform(0.7, 1.1))
                 )
             else:
-                disease.effusions.append((side, 0.8 + 9 * load * rng.uniform(0.6, 1.2)))
+                disease.effusions.append((side, 8 + 9 * load * rng.uniform(0.6, 1.2)))
     return disease
 
 

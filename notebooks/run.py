@@ -4,6 +4,7 @@ Executed copies go to runs/notebooks/<dataset>/. A failing cell stops the run; t
 notebook stays there.
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ def main(arguments: list[str], notebooks: list[Path]) -> None:
     parameters = parse(arguments)
     folder = Path("runs/notebooks") / parameters.get("dataset", "phantom")
     folder.mkdir(parents=True, exist_ok=True)
+    times = {}
     for notebook in notebooks:
         start = time.monotonic()
         print(notebook.name, flush=True)
@@ -47,7 +49,9 @@ def main(arguments: list[str], notebooks: list[Path]) -> None:
                 f"{notebook.name}, cell {error.cell_index}: {error.ename}: {error.evalue}\n"
                 f"partly executed: {folder / notebook.name}"
             )
-        print(f"{notebook.name}: {time.monotonic() - start:.0f} s", flush=True)
+        times[notebook.name] = time.monotonic() - start
+        print(f"{notebook.name}: {times[notebook.name]:.0f} s", flush=True)
+    (folder / "times.json").write_text(json.dumps(times, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_config_from_a_run():
 @pytest.mark.parametrize(
     ("options", "rate"),
     [
-        ({}, 1e-3),
+        ({}, 3e-3),
         ({"weights": "imagenet"}, 1e-4),
         ({"weights": "runs/a/model.safetensors"}, 1e-4),
         ({"weights": "imagenet", "freeze": True}, 1e-2),
@@ -110,7 +110,7 @@ def test_every_parameter_has_its_rate_and_decay():
     for name, parameter in model.named_parameters():
         decay = 0.05 if parameter.ndim > 1 else 0.0
         head = 10 if name in ("fc.weight", "fc.bias") else 1
-        assert scratch[name] == (1e-3, decay)
+        assert scratch[name] == (3e-3, decay)
         assert tuned[name] == (pytest.approx(1e-4 * head), decay)
     frozen = make_optimizer(model.fc, with_options(weights="imagenet", freeze=True)).param_groups
     assert [(g["lr"], g["weight_decay"]) for g in frozen] == [(1e-2, 0.05), (1e-2, 0.0)]

@@ -174,6 +174,8 @@ plots.mark_synthetic(ax, dataset)
 
 # %%
 first, second = np.unravel_index(similarity.argmax(), similarity.shape)
+above = similarity.max(axis=1) > 0.98
+print(f"{above.sum()} of {len(above):,} films have another one above the threshold")
 names = [f"{manifest['image_path'].iloc[i].split('/')[-1]}\n{labels[i]}" for i in (first, second)]
 axes = plots.image_grid(pixels[[first, second]], names, columns=2)
 axes.flat[0].figure.suptitle(f"The most similar pair, r = {similarity.max():.3f}", y=1.08)
@@ -187,7 +189,9 @@ print("patients with more than one film:", int((films > 1).sum()))
 print("films of these patients:", int(films[films > 1].sum()))
 
 # %% [markdown]
-# Where patients are named, the patient is the group. Where they are not (the Radiography Database
+# Where patients are named, the patient is the group: it joins follow-ups however different they
+# look, and keeps two people apart however alike. Correlation alone would err both ways here, since
+# phantoms come from one program and resemble each other more than people do. Where they are not (the Radiography Database
 # names nobody; 13% of its COVID films have a near-duplicate), similarity has to stand in for them.
 #
 # ## What this does not show

@@ -70,7 +70,7 @@ axes[0].imshow(grey, cmap="gray", vmin=0, vmax=255)
 axes[0].set(title=f"file: {grey.shape[1]} × {grey.shape[0]} pixels", xticks=[], yticks=[])
 axes[1].hist(grey.ravel(), bins=64, color="#0072B2")
 axes[1].set(xlabel="grey value (0 black, 255 white)", ylabel="pixels")
-axes[1].set_title(f"most pixels are mid-grey, n = {grey.size:,} pixels")
+axes[1].set_title(f"air dark, bone bright, n = {grey.size:,}")
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
@@ -151,8 +151,8 @@ print("labels", tuple(labels.shape), labels.dtype)
 # %%
 augmented = Augment()(images[:6])
 fig, axes = plt.subplots(2, 6, figsize=(10, 3.6))
-plots.image_grid(images[:6, 0], [classes[i] for i in labels[:6]], axes=axes[0])
-plots.image_grid(augmented[:, 0], ["augmented"] * 6, axes=axes[1])
+plots.image_grid(images[:6, 0].numpy(), [classes[i] for i in labels[:6]], axes=axes[0])
+plots.image_grid(augmented[:, 0].numpy(), ["augmented"] * 6, axes=axes[1])
 fig.suptitle("One batch before (above) and after (below) augmentation, 6 of its films")
 plots.mark_synthetic(fig, dataset)
 

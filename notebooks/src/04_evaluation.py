@@ -38,7 +38,7 @@ dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
 weights = "none"  # imagenet, none, or the path of a checkpoint
 image_size = 64
-epochs = 10
+epochs = 8
 seed = 0
 
 # %% [markdown]

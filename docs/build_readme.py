@@ -1,0 +1,153 @@
+"""Write the tables of the README and its contact sheet; no figure in them is typed by hand.
+
+`build_readme.py` rewrites the README from docs/results/*.json. `build_readme.py NAME=RUN ...` first
+takes over the metrics.json of a run folder as docs/results/NAME.json, and `times=FOLDER` the
+notebooks' run times from runs/notebooks/<dataset>/times.json.
+"""
+
+import json
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+import numpy as np
+from PIL import Image
+
+from covidxr import CLASSES, phantom
+from covidxr.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+REPOSITORY = "covidxr/covidxr"
+DATA = {
+    "phantom": "synthetic phantom, default set",
+    "radiography": "real: a fixed subset of the COVID-19 Radiography Database, 224 × 224 px",
+}
+NOTES = {
+    "radiography": "The `Lung_Opacity` films of this subset are not the release's: they are NIH "
+    "ChestX-ray8 films labelled pneumonia by text mining, so their labels are noisy (some of these "
+    "films also stand among the `Normal`) and their source is their own."
+}
+
+
+def take_over(name: str, run: Path) -> None:
+    """Copy a run's metrics into docs/results/, without the folder its images were in."""
+    if name == "times":
+        (RESULTS / "times.json").write_text((run / "times.json").read_text())
+        return
+    result = json.loads((run / "metrics.json").read_text())
+    result["config"]["data_dir"] = None
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def command(name: str, config: dict) -> str:
+    """The two commands that reproduce a result."""
+    options = ["--data-dir <folder>"] if name != "phantom" else []
+    for option in fields(TrainConfig):
+        value = config[option.name]
+        if value != option.default and value is not None:
+            options.append(f"--{option.name.replace('_', '-')} {value}")
+    train = " ".join(["python -m covidxr train", *options, f"--name {name}"])
+    return f"`{train}` and `python -m covidxr evaluate runs/{name}`"
+
+
+def rows(result: dict):
+    """(task, figure, value, n) for every figure of the README's table."""
+    classes = list(result["test_counts"])
+    for key, task in (("covid_vs_normal", "COVID against Normal"), ("metrics", "three classes")):
+        for row in result[key]:
+            chosen = {"accuracy", "macro_f1", "balanced_accuracy", "sensitivity"}
+            if key == "covid_vs_normal":
+                chosen = {"accuracy", "sensitivity", "specificity", "auroc"}
+            if row["metric"] not in chosen or (key != "metrics" and row["class"] == "Normal"):
+                continue
+            figure = row["metric"].replace("_", " ").replace("auroc", "AUROC").replace("f1", "F1")
+            figure += f", {row['class']}" if row["class"] and len(classes) > 2 else ""
+            yield (
+                task,
+                figure,
+                f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+                row["n"],
+            )
+    error = result["calibration_error"]
+    value = f"{error['value']:.3f} [{error['low']:.3f}, {error['high']:.3f}]"
+    yield "three classes", "expected calibration error", value, error["n"]
+
+
+def results_table() -> str:
+    """All results, with n, 95% intervals and the commands that reproduce them."""
+    parts = []
+    for name, title in DATA.items():
+        if not (RESULTS / f"{name}.json").exists():
+            continue
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        n = result["n"]
+        counts = ", ".join(f"{count} {label}" for label, count in result["test_counts"].items())
+        lines = [
+            f"**{title}**: trained on {n['train']:,} films from weights "
+            f"`{result['config']['weights']}`, {n['val']:,} for validation, tested once on "
+            f"{n['test']:,} ({counts}) of {result['test_groups']:,} groups that stand in no other "
+            f"split. Reproduce it by {command(name, result['config'])}. {NOTES.get(name, '')}",
+            "",
+            "| task | figure | value [95% interval] | n |",
+            "|---|---|---|---|",
+            *(
+                f"| {task} | {figure} | {value} | {k:,} |"
+                for task, figure, value, k in rows(result)
+            ),
+        ]
+        parts.append("\n".join(lines))
+    parts.append(
+        "Intervals are percentiles of 2,000 bootstrap resamples of patients or near-duplicate "
+        "groups. n is what the figure is a share of; for AUROC the number of COVID films."
+    )
+    return "\n\n".join(parts)
+
+
+def notebooks_table() -> str:
+    """Number, question, time and badge of every stored notebook."""
+    times = json.loads((RESULTS / "times.json").read_text())
+    lines = ["| notebook | question | time on two cores | |", "|---|---|---|---|"]
+    for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+        title, question = nbformat.read(path, as_version=4).cells[0].source.split("\n\n")[:2]
+        badge = "https://colab.research.google.com/assets/colab-badge.svg"
+        link = (
+            f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{path.name}"
+        )
+        lines.append(
+            f"| [{title.strip('# ')}](notebooks/{path.name}) | {question.strip('*')} "
+            f"| {times[path.name]:.0f} s | [![Open in Colab]({badge})]({link}) |"
+        )
+    return "\n".join(lines)
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Replace what stands between the two markers of `name`."""
+    pattern = f"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
+    return re.sub(pattern, lambda m: f"{m[1]}{content}\n{m[2]}", text, flags=re.DOTALL)
+
+
+def contact_sheet(size: int = 224) -> Image.Image:
+    """Four phantoms of each class, a row per class."""
+    patients = phantom.plan()
+    films = [
+        [phantom.render(p, image_size=size).image for p in ill[6:10]]
+        for ill in ([p for p in patients if p.label == label] for label in CLASSES)
+    ]
+    return Image.fromarray(np.vstack([np.hstack(row) for row in films]))
+
+
+def main() -> None:
+    for argument in sys.argv[1:]:
+        name, folder = argument.split("=", 1)
+        take_over(name, Path(folder))
+    readme = ROOT / "README.md"
+    text = fill(readme.read_text(), "results", results_table())
+    readme.write_text(fill(text, "notebooks", notebooks_table()))
+    contact_sheet().save(ROOT / "docs" / "contact_sheet.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
