@@ -66,18 +66,23 @@ def score(table: pd.DataFrame, groups) -> dict:
     if len(classes) > 2 and {"Normal", "COVID"} <= set(classes):
         pair = metrics.two_class(labels, probabilities, classes, "Normal", "COVID", groups)
         frames["covid_vs_normal"] = metrics.classification_metrics(*pair)
-    low, high = calibration.calibration_error_interval(labels, probabilities, groups)
-    by_chance = calibration.calibration_error_by_chance(probabilities)
+    result = {key: json.loads(frame.to_json(orient="records")) for key, frame in frames.items()}
+    return result | {"calibration_error": calibration_error(labels, probabilities, groups)}
+
+
+def calibration_error(labels, probabilities, groups) -> dict:
+    """ECE with its interval, beside what a perfectly calibrated model would show by chance."""
+    low = high = None
+    if len(set(groups)) >= metrics.MIN_GROUPS:
+        low, high = calibration.calibration_error_interval(labels, probabilities, groups)
+    median, at_most = calibration.calibration_error_by_chance(probabilities)
     return {
-        **{key: json.loads(frame.to_json(orient="records")) for key, frame in frames.items()},
-        "calibration_error": {
-            "value": calibration.expected_calibration_error(labels, probabilities),
-            "low": float(low),
-            "high": float(high),
-            "perfect_model_median": float(by_chance[0]),
-            "perfect_model_high": float(by_chance[1]),
-            "n": len(labels),
-        },
+        "value": calibration.expected_calibration_error(labels, probabilities),
+        "low": low,
+        "high": high,
+        "perfect_model_median": median,
+        "perfect_model_high": at_most,
+        "n": len(labels),
     }
 
 

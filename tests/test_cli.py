@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from torchvision.models import ResNet18_Weights
 
-from covidxr import cli, runs
+from covidxr import cli, evaluation, runs
 from covidxr.models import load_checkpoint, save_checkpoint
 
 pytestmark = [
@@ -187,7 +187,7 @@ def test_crossval_prints_folds_and_pooled(call, elsewhere, monkeypatch):
         seen.append((config.folds, config.freeze, run))
         return runs.RUNS / "cv", {"folds": [rows, rows], "metrics": rows}
 
-    monkeypatch.setattr(runs, "crossval", crossval)
+    monkeypatch.setattr(evaluation, "crossval", crossval)
     code, out, _ = call("crossval", "--folds", "3", "--freeze", "--name", "cv")
     assert code == 0 and seen == [(3, True, runs.RUNS / "cv")]
     lines = out.splitlines()

@@ -141,7 +141,8 @@ def small_notebook(tmp_path):
         nbformat.v4.new_code_cell('assert epochs < 5, "too many"'),
     ]
     target = tmp_path / "01_small.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), target)
+    kernel = {"kernelspec": load_tool("build").KERNEL}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), target)
     return target
 
 

@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 TRAINED = "config.json history.csv manifest.csv model.safetensors predictions_val.csv".split()
+FIGURES = ("confusion_matrix", "precision_recall", "reliability", "roc")
 COLUMNS = [
     *("image_path", "patient_id", "label", "p_Normal", "p_Lung_Opacity", "p_COVID"),
     *("predicted", "extent", "opacity", "status", "reason"),
@@ -109,7 +110,9 @@ def test_the_same_seed_gives_the_same_bytes(tiny_run, tiny_config, evaluated, tm
 
 def test_evaluate_agrees_with_a_recomputation(evaluated, listing):
     folder, result = evaluated
-    assert listing(folder) == sorted([*TRAINED, "metrics.json", "predictions_test.csv"])
+    figures = [f"figures/{name}.png" for name in FIGURES]
+    made = [name for name in listing(folder) if name not in TRAINED and name != "figures"]
+    assert sorted(made) == sorted(["metrics.json", "predictions_test.csv", *figures])
     manifest = runs.read_run(folder)[1]
     test = manifest[manifest["split"] == "test"]
     table = runs.read_csv(folder / "predictions_test.csv")
@@ -283,6 +286,46 @@ def test_crossval_tests_every_image_once(tmp_path, make_folder, listing):
     assert not [name for name in listing(run) if name.endswith(".part")]
     with pytest.raises(InputError, match="holds a finished cross-validation"):
         evaluation.crossval(config, run)
+
+
+def test_crossval_goes_on_where_it_stopped(tmp_path, make_folder, monkeypatch):
+    folder = make_folder(tmp_path / "data", {"A": 6, "B": 6})
+    config = TrainConfig("folder", str(folder), **FOLDER)
+    trained = []
+
+    def stop_at_the_third(fold_config, run, data):
+        trained.append(fold_config.test_fold)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return runs.train(fold_config, run, data)
+
+    monkeypatch.setattr(evaluation, "train", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.crossval(config, tmp_path / "cv")
+    evaluation.crossval(config, tmp_path / "cv")
+    assert trained == [0, 1, 2, 2]
+
+
+def test_an_accuracy_above_99_percent_warns(run, monkeypatch):
+    def predict_test(folder, data):
+        table = runs.read_csv(folder / "predictions_val.csv")
+        manifest = runs.read_run(folder)[1]
+        table = table.iloc[np.resize(np.arange(len(table)), (manifest["split"] == "test").sum())]
+        right = table["label"].to_numpy()[:, None] == np.array(CLASSES)
+        return table.assign(**dict(zip((f"p_{c}" for c in CLASSES), right.T * 1.0, strict=True)))
+
+    monkeypatch.setattr(evaluation, "predict_test", predict_test)
+    with pytest.warns(UserWarning, match="accuracy 1.000 .* leak or a shortcut"):
+        evaluation.evaluate(run)
+
+
+def test_a_split_without_a_class_is_refused(tiny_config, monkeypatch):
+    def one_split(manifest, *_):
+        return manifest.assign(split="train")
+
+    monkeypatch.setattr(splits, "assign_split", one_split)
+    with pytest.raises(InputError, match="a split holds no image of some class"):
+        runs.prepare(tiny_config)
 
 
 def test_list_files(tmp_path):

@@ -191,8 +191,9 @@ print("films of these patients:", int(films[films > 1].sum()))
 # %% [markdown]
 # Where patients are named, the patient is the group: it joins follow-ups however different they
 # look, and keeps two people apart however alike. Correlation alone would err both ways here, since
-# phantoms come from one program and resemble each other more than people do. Where they are not (the Radiography Database
-# names nobody; 13% of its COVID films have a near-duplicate), similarity has to stand in for them.
+# phantoms come from one program and resemble each other more than people do. Where nobody is named
+# similarity has to stand in: the Radiography Database names no patient, and 13% of its COVID films
+# have a near-duplicate.
 #
 # ## What this does not show
 #

@@ -12,8 +12,8 @@
 # - see whether a probability of 0.9 means nine in ten,
 # - choose an operating point and learn what it means at another prevalence.
 #
-# *About half a minute if notebook 03 has run, else about two. A teaching and research tool, not a
-# medical device.*
+# *Under half a minute on a laptop's processor if notebook 03 has run, else about two minutes.
+# A teaching and research tool, not a medical device.*
 
 # %%
 # On Colab this installs the course's package; elsewhere it is installed already.
@@ -28,7 +28,7 @@ if "google.colab" in sys.modules:
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from covidxr import calibration, evaluation, plots, runs
+from covidxr import calibration, evaluation, plots, runs, splits
 from covidxr.training import TrainConfig
 
 plots.use_style()
@@ -49,6 +49,11 @@ seed = 0
 # %%
 config = TrainConfig(dataset, data_dir, weights, image_size, epochs, seed=seed)
 run = runs.find_or_train(config)
+manifest = runs.read_run(run)[1]
+
+# %% tags=["nbval-check-output"]
+print(splits.split_table(manifest).to_string())
+print("groups in more than one split:", splits.split_overlap(manifest))
 
 # %% [markdown]
 # ## Open the test split, once
@@ -94,6 +99,11 @@ plots.mark_synthetic(ax, dataset)
 # Stars are figures over all classes, other marks belong to one class. The rare class has the
 # widest intervals, because it has the fewest films. An accuracy without its interval, and without
 # the sensitivity of each class beside it, hides just what a reader needs.
+
+# %% tags=["nbval-check-output"]
+print(len(scores), "figures, with an interval:", int(scores["low"].notna().sum()))
+inside = scores["value"].between(scores["low"], scores["high"])
+print("each value lies in its interval:", bool(inside.all()))
 
 # %%
 overall = scores[scores["class"].isna()].set_index("metric")[["value", "low", "high", "n"]]
