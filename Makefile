@@ -23,8 +23,9 @@ help: ## list the targets
 setup: $(READY) ## create .venv and install everything into it
 
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and f"Python {v[0]}.{v[1]} found, 3.10 or newer needed: make PYTHON=python3.12")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and \
+	f"Python {v[0]}.{v[1]} found, 3.10 or newer needed: make PYTHON=python3.12")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
@@ -34,11 +35,11 @@ run-all: $(READY) ## run all notebooks in order into runs/notebooks/<dataset>/
 
 test: lint test-package test-notebooks ## ruff, pytest, and nbval over the stored notebooks
 
-lint: $(READY)
+lint: $(READY) ## ruff alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test-package: $(READY)
+test-package: $(READY) ## pytest alone
 	$(BIN)/python -m pytest
 
 test-notebooks: $(READY) ## nbval in one empty folder, against the built wheel
@@ -60,4 +61,5 @@ format: $(READY) ## let ruff format and fix the code
 clean: ## remove the virtual environment and build products; data/ and runs/ stay
 	rm -rf .venv build dist *.egg-info
 
-.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks readme format clean
+.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks readme \
+	format clean

@@ -24,8 +24,8 @@ app.add_typer(data_app, name="data")
 UsageError = typer.BadParameter.__base__  # click's, which newer versions of typer contain
 
 Dataset = Annotated[str, typer.Option(help="phantom, radiography, cohen or folder")]
-DataDir = Annotated[str | None, typer.Option(help="folder of the dataset [default: data root]")]
-Name = Annotated[str | None, typer.Option(help="run folder below runs/ [default: from options]")]
+DataDir = Annotated[str | None, typer.Option(help="folder of the dataset (default: data root)")]
+Name = Annotated[str | None, typer.Option(help="run folder below runs/ (default: by options)")]
 Run = Annotated[Path, typer.Argument(help="run folder", show_default=False)]
 
 
@@ -53,15 +53,7 @@ def takes_config(command: Callable) -> Callable:
     def run(name: str | None, **options) -> None:
         command(TrainConfig(**options), name and Path("runs") / name)
 
-    name_help = "run folder below runs/ [default: from the options]"
-    parameters = [
-        Parameter(
-            "name",
-            Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(help=name_help)],
-        )
-    ]
+    parameters = [Parameter("name", Parameter.KEYWORD_ONLY, default=None, annotation=Name)]
     for option in fields(TrainConfig):
         annotation = Annotated[option.type, typer.Option(help=option.metadata["help"])]
         parameters.append(
@@ -89,7 +81,11 @@ def evaluate(run: Run) -> None:
     """Open the test split of a run: metrics with 95% intervals, predictions and figures."""
     from covidxr import evaluation
 
-    print_metrics(evaluation.evaluate(run)["metrics"])
+    result = evaluation.evaluate(run)
+    print_metrics(result["metrics"])
+    if "covid_vs_normal" in result:
+        print("the same model, COVID against Normal")
+        print_metrics(result["covid_vs_normal"])
     print(run / "metrics.json")
 
 

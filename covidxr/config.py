@@ -16,12 +16,12 @@ class TrainConfig:
     """A training run. Raises InputError on a value out of range."""
 
     dataset: str = _option("phantom", "phantom, radiography, cohen or folder")
-    data_dir: str | None = _option(None, "folder of the dataset [default: below the data root]")
+    data_dir: str | None = _option(None, "folder of the dataset (default: below the data root)")
     weights: str = _option("none", "imagenet, none, or the path of a checkpoint")
     image_size: int = _option(64, "pixels a side", 32, 1024)
     epochs: int = _option(8, "passes over the training split", 1, 10_000)
     batch_size: int = _option(32, "images a step", 2, 4096)
-    lr: float | None = _option(None, "learning rate [default: by weights]", 0, 10)
+    lr: float | None = _option(None, "learning rate (default: by weights)", 0, 10)
     weight_decay: float = _option(0.05, "AdamW's decay of the weights", 0, 10)
     warmup: float = _option(0.1, "share of the steps in which the rate rises", 0, 0.9)
     label_smoothing: float = _option(0.1, "share of each label spread over all classes", 0, 0.9)
@@ -42,7 +42,9 @@ class TrainConfig:
             )
             if option.name == "test_fold":
                 high = self.folds - 1
-            if value is not None and low is not None and not low <= value <= high:
+            if value is None or low is None:
+                continue
+            if isinstance(value, str) or not low <= value <= high:
                 raise InputError(f"{option.name}: found {value}, expected {low} to {high}")
         if self.imbalance not in IMBALANCE:
             raise InputError(f"imbalance: found {self.imbalance!r}, expected one of {IMBALANCE}")

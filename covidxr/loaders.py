@@ -55,7 +55,7 @@ def decode(paths, size: int, cache_dir=CACHE_DIR) -> tuple[np.ndarray, dict[int,
         rejected, {row: reason}.
 
     Raises:
-        InputError: the disk is too full for the cache.
+        InputError: the disk is too full for the cache, or it cannot be written there.
     """
     paths = [Path(path) for path in paths]
     cache = Path(cache_dir) / f"{_fingerprint(paths, size)}.npy"
@@ -76,7 +76,7 @@ def _fingerprint(paths, size: int) -> str:
 
 
 def _write_cache(cache: Path, paths, size: int) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(cache.parent)
     needed, free = len(paths) * size * size, shutil.disk_usage(cache.parent).free
     if needed * 1.1 > free:
         raise InputError(
@@ -97,8 +97,21 @@ def _write_cache(cache: Path, paths, size: int) -> None:
         pixels.flush()
         write_text(cache.with_suffix(".json"), json.dumps(reasons))
         os.replace(temporary, cache)
+    except OSError as error:
+        raise InputError(f"{cache}: cannot be written ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; InputError where that is not allowed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be made ({error.strerror}); choose another name, or work in a folder "
+            "that you may write to"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

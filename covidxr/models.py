@@ -23,7 +23,7 @@ REQUIRED_METADATA = ("classes", "image_size", "normalisation", "temperature")
 class XrayResNet18(ResNet):
     """ResNet18 (He et al. 2016) that takes one grey channel and normalises it itself.
 
-    Input: uint8 [0, 255] or float [0, 1], (B, 1, S, S), S >= 64. Output: logits (B, C).
+    Input: uint8 [0, 255] or float [0, 1], (B, 1, S, S), S >= 32. Output: logits (B, C).
     The first convolution has one input channel; RGB weights are summed over the channels, which
     gives the same response as three copies of the grey image.
     """

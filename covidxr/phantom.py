@@ -465,7 +465,8 @@ def generate(
         The folder.
 
     Raises:
-        InputError: an argument is out of range, or `folder` holds something else.
+        InputError: an argument is out of range, or `folder` holds something else or cannot be
+            made.
     """
     _check(n_images, image_size, seed, difficulty)
     folder = Path(folder).absolute()
@@ -479,6 +480,13 @@ def generate(
     if _already_there(folder, parameters):
         return folder
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); name a folder that you may write to "
+            "(for the default set, by COVIDXR_DATA)"
+        ) from error
     try:
         _write_set(part, parameters, workers or os.cpu_count() or 1, progress)
         if folder.exists():

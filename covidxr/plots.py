@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from sklearn import metrics as skm
 
 from covidxr import InputError
@@ -90,16 +91,18 @@ def _axes(ax, title: str | None, xlabel: str, ylabel: str):
     return ax
 
 
-def _table_of_counts(ax, counts: np.ndarray, texts, rows, columns):
-    """Heat map of each row's shares, 0 to 1, with a text in every cell."""
+def _table_of_counts(ax, counts: np.ndarray, rows, columns):
+    """Heat map of each row's shares, 0 to 1, with count and share in every cell."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
-    for (i, j), share in np.ndenumerate(shares):
-        colour = "white" if share > 0.55 else "black"
-        ax.text(j, i, texts(counts[i, j], share), ha="center", va="center", color=colour)
-    ax.spines[:].set_visible(False)
+    texts = np.array(
+        [f"{k:,}\n{share:.0%}" for k, share in zip(counts.flat, shares.flat, strict=True)]
+    )
+    style = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False}
+    labels = {"annot": texts.reshape(counts.shape), "fmt": ""}
+    names = {"xlabel": ax.get_xlabel(), "ylabel": ax.get_ylabel()}
+    sns.heatmap(shares, ax=ax, xticklabels=columns, yticklabels=rows, **labels, **style)
+    ax.set(**names)  # seaborn clears them
+    ax.tick_params(length=0, labelrotation=0)
     return ax
 
 
@@ -111,7 +114,7 @@ def confusion_matrix(y_true, predicted, classes: Sequence[str], ax=None, title=N
         ax, f"{title or 'Confusion matrix'} (n = {n.sum():,})", "predicted class", "true class"
     )
     rows = [f"{name}\nn = {k:,}" for name, k in zip(classes, n, strict=True)]
-    return _table_of_counts(ax, counts, lambda k, share: f"{k:,}\n{share:.0%}", rows, classes)
+    return _table_of_counts(ax, counts, rows, classes)
 
 
 def class_by_source(manifest: pd.DataFrame, ax=None, title=None):
@@ -121,9 +124,7 @@ def class_by_source(manifest: pd.DataFrame, ax=None, title=None):
     known = [name for name in CLASS_COLOURS if name in counts.index]
     counts = counts.reindex([*known, *counts.index.difference(known)])
     ax = _axes(ax, f"{title or 'Class by source'} (n = {len(manifest):,})", "source", "class")
-    return _table_of_counts(
-        ax, counts.to_numpy(), lambda k, share: f"{k:,}\n{share:.0%}", counts.index, counts.columns
-    )
+    return _table_of_counts(ax, counts.to_numpy(), counts.index, counts.columns)
 
 
 def _figure(frame: pd.DataFrame, metric: str, name: str) -> str:

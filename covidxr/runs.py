@@ -17,7 +17,14 @@ import pandas as pd
 
 from covidxr import InputError, __version__, calibration, datasets, splits
 from covidxr.images import RejectedImage
-from covidxr.loaders import XrayDataset, decode, make_loader, read_squares, write_text
+from covidxr.loaders import (
+    XrayDataset,
+    decode,
+    make_folder,
+    make_loader,
+    read_squares,
+    write_text,
+)
 from covidxr.models import build_model, load_checkpoint, load_weights, save_checkpoint
 from covidxr.training import TrainConfig, choose_compute, fit, predict, set_seed
 
@@ -201,11 +208,15 @@ def predict_test(run, data: Data | None = None) -> pd.DataFrame:
 
 
 def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
-    """Calibrated predictions for image files: one row per file, in order, rejected ones too."""
+    """Calibrated predictions for image files: one row per file, in order, rejected ones too.
+
+    No files give a table without rows.
+    """
     model, meta = load_checkpoint(Path(run) / "model.safetensors")
     compute, classes = choose_compute(), tuple(meta["classes"])
     model.to(compute.device)
-    paths, tables = [Path(path) for path in paths], []
+    paths = [Path(path) for path in paths]
+    rows, tables = pd.DataFrame(columns=["image_path", "patient_id", "label"]), []
     images = read_squares(paths, meta["image_size"])
     for start in range(0, len(paths), batch_size):
         batch = list(itertools.islice(images, batch_size))
@@ -224,8 +235,10 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
             )
             rows = pd.concat([table.set_index(rows.index[read]), rows[~np.array(read)]])
         tables.append(rows.sort_index())
-    columns = predictions_table(rows[:0], np.zeros((0, len(classes))), classes).columns
-    return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    empty = predictions_table(rows[:0], np.zeros((0, len(classes))), classes)
+    if not tables:
+        return empty
+    return pd.concat(tables, ignore_index=True).reindex(columns=empty.columns)
 
 
 def list_files(paths) -> list[Path]:
@@ -247,15 +260,6 @@ def list_files(paths) -> list[Path]:
         else:
             raise InputError(f"{path}: no such folder; give image files or folders of them")
     return files
-
-
-def make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be made ({error.strerror}); choose another name"
-        ) from error
 
 
 def read_csv(path: Path) -> pd.DataFrame:

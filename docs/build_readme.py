@@ -46,11 +46,21 @@ def command(name: str, config: dict) -> str:
     """The two commands that reproduce a result."""
     options = ["--data-dir <folder>"] if name != "phantom" else []
     for option in fields(TrainConfig):
-        value = config[option.name]
-        if value != option.default and value is not None:
-            options.append(f"--{option.name.replace('_', '-')} {value}")
+        value, flag = config[option.name], option.name.replace("_", "-")
+        if value == option.default or value is None:
+            continue
+        if isinstance(value, bool):
+            options.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            options.append(f"--{flag} {value}")
     train = " ".join(["python -m covidxr train", *options, f"--name {name}"])
     return f"`{train}` and `python -m covidxr evaluate runs/{name}`"
+
+
+def with_interval(row: dict) -> str:
+    """A row of metrics.json as text, such as 0.951 [0.930, 0.968]."""
+    text = "NA" if row["value"] is None else f"{row['value']:.3f}"
+    return text if row["low"] is None else f"{text} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def rows(result: dict):
@@ -65,15 +75,9 @@ def rows(result: dict):
                 continue
             figure = row["metric"].replace("_", " ").replace("auroc", "AUROC").replace("f1", "F1")
             figure += f", {row['class']}" if row["class"] and len(classes) > 2 else ""
-            yield (
-                task,
-                figure,
-                f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
-                row["n"],
-            )
+            yield task, figure, with_interval(row), row["n"]
     error = result["calibration_error"]
-    value = f"{error['value']:.3f} [{error['low']:.3f}, {error['high']:.3f}]"
-    yield "three classes", "expected calibration error", value, error["n"]
+    yield "three classes", "expected calibration error", with_interval(error), error["n"]
 
 
 def results_table() -> str:
@@ -83,13 +87,13 @@ def results_table() -> str:
         if not (RESULTS / f"{name}.json").exists():
             continue
         result = json.loads((RESULTS / f"{name}.json").read_text())
-        n = result["n"]
+        n, note = result["n"], f" {NOTES[name]}" if name in NOTES else ""
         counts = ", ".join(f"{count} {label}" for label, count in result["test_counts"].items())
         lines = [
             f"**{title}**: trained on {n['train']:,} films from weights "
             f"`{result['config']['weights']}`, {n['val']:,} for validation, tested once on "
             f"{n['test']:,} ({counts}) of {result['test_groups']:,} groups that stand in no other "
-            f"split. Reproduce it by {command(name, result['config'])}. {NOTES.get(name, '')}",
+            f"split. Reproduce it by {command(name, result['config'])}.{note}",
             "",
             "| task | figure | value [95% interval] | n |",
             "|---|---|---|---|",
@@ -100,15 +104,17 @@ def results_table() -> str:
         ]
         parts.append("\n".join(lines))
     parts.append(
-        "Intervals are percentiles of 2,000 bootstrap resamples of patients or near-duplicate "
-        "groups. n is what the figure is a share of; for AUROC the number of COVID films."
+        "Intervals are the middle 95% of 2,000 bootstrap resamples of patients or near-duplicate "
+        "groups, for the calibration error mirrored at its value. n is what the figure is a share "
+        "of; for AUROC the number of COVID films."
     )
     return "\n\n".join(parts)
 
 
 def notebooks_table() -> str:
     """Number, question, time and badge of every stored notebook."""
-    times = json.loads((RESULTS / "times.json").read_text())
+    measured = RESULTS / "times.json"
+    times = json.loads(measured.read_text()) if measured.exists() else {}
     lines = ["| notebook | question | time on two cores | |", "|---|---|---|---|"]
     for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
         title, question = nbformat.read(path, as_version=4).cells[0].source.split("\n\n")[:2]
@@ -116,9 +122,10 @@ def notebooks_table() -> str:
         link = (
             f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{path.name}"
         )
+        time = f"{times[path.name]:.0f} s" if path.name in times else "not measured"
         lines.append(
             f"| [{title.strip('# ')}](notebooks/{path.name}) | {question.strip('*')} "
-            f"| {times[path.name]:.0f} s | [![Open in Colab]({badge})]({link}) |"
+            f"| {time} | [![Open in Colab]({badge})]({link}) |"
         )
     return "\n".join(lines)
 

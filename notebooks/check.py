@@ -45,7 +45,8 @@ def main() -> None:
     batches = [[notebook] for notebook in notebooks] if "--alone" in sys.argv else [notebooks]
     with tempfile.TemporaryDirectory() as site:
         install_wheel(Path(site))
-        sys.exit(max(check(batch, Path(site)) for batch in batches))
+        # A list, so that every batch is checked; a batch ended by a signal has a negative code.
+        sys.exit(any([check(batch, Path(site)) != 0 for batch in batches]))
 
 
 if __name__ == "__main__":

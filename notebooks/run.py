@@ -7,20 +7,37 @@ notebook stays there.
 import json
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from covidxr import InputError, datasets
+from covidxr.config import TrainConfig
+from covidxr.loaders import make_folder
+from covidxr.models import load_weights
+
 HERE = Path(__file__).resolve().parent
 
 
 def parse(arguments: list[str]) -> dict:
-    """`name=value` pairs; empty values are left to the notebook, whole numbers become int."""
+    """`name=value` pairs of TrainConfig; empty values are left to the notebook."""
     pairs = dict(argument.split("=", 1) for argument in arguments)
+    whole = {option.name for option in fields(TrainConfig) if option.type is int}
     return {
-        name: int(value) if value.isdecimal() else value for name, value in pairs.items() if value
+        name: int(value) if name in whole and value.isdecimal() else value
+        for name, value in pairs.items()
+        if value
     }
+
+
+def check(parameters: dict) -> None:
+    """Raise InputError on what no notebook could use, before anything is written."""
+    config = TrainConfig(**parameters)
+    load_weights(config.weights)
+    if config.dataset != "phantom" or config.data_dir:  # the default phantoms are made when needed
+        datasets.load(config.dataset, config.data_dir)
 
 
 def run(notebook: Path, target: Path, parameters: dict) -> None:
@@ -37,7 +54,12 @@ def run(notebook: Path, target: Path, parameters: dict) -> None:
 def main(arguments: list[str], notebooks: list[Path]) -> None:
     parameters = parse(arguments)
     folder = Path("runs/notebooks") / parameters.get("dataset", "phantom")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        check(parameters)
+        make_folder(folder)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     times = {}
     for notebook in notebooks:
         start = time.monotonic()

@@ -100,6 +100,12 @@ def test_a_full_disk_is_said_before_decoding(paths, tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_cache_that_cannot_be_written_is_said(paths, tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(InputError, match="runs/cache: cannot be made"):
+        decode(paths, 64, tmp_path / "runs" / "cache")
+
+
 def test_write_text_replaces_whole_files_or_says_why(tmp_path):
     loaders.write_text(tmp_path / "a.txt", "old")
     loaders.write_text(tmp_path / "a.txt", "é")

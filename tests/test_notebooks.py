@@ -146,11 +146,25 @@ def small_notebook(tmp_path):
     return target
 
 
-def test_run_all_passes_parameters(small_notebook, tmp_path, monkeypatch, capsys):
+def test_run_all_passes_parameters(small_notebook, tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
-    load_tool("run").main(["dataset=folder", "epochs=3", "weights="], [small_notebook])
+    data = make_folder(tmp_path / "images", {"A": 5, "B": 5})
+    options = ["dataset=folder", f"data_dir={data}", "epochs=3", "weights="]
+    load_tool("run").main(options, [small_notebook])
     done = nbformat.read("runs/notebooks/folder/01_small.ipynb", as_version=4)
     assert "folder 3" in str(code_cells(done)[2].outputs)
+
+
+@pytest.mark.parametrize(
+    "option", ["dataset=padchest", "dataset=folder", "epochs=three", "weights=resnet50"]
+)
+def test_run_all_refuses_bad_options_in_one_line(tmp_path, monkeypatch, capsys, option):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        load_tool("run").main([option], [])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_run_all_stops_at_a_failing_cell(small_notebook, tmp_path, monkeypatch):

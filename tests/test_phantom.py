@@ -178,6 +178,12 @@ def test_failed_run_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "data").write_text("in the way")
+    with pytest.raises(InputError, match="data/phantom: cannot be made"):
+        phantom.generate(tmp_path / "data" / "phantom", **SMALL)
+
+
 def test_existing_folders(folder, tmp_path):
     before = (folder / "metadata.csv").stat().st_mtime_ns
     assert phantom.generate(folder, workers=1, **SMALL) == folder

@@ -175,6 +175,11 @@ def test_all_files_rejected(tiny_run, tmp_path):
     assert table["reason"].notna().all() and table["p_COVID"].isna().all()
 
 
+def test_no_files_give_an_empty_table(tiny_run):
+    table = runs.predict_files(tiny_run, [])
+    assert list(table) == COLUMNS and len(table) == 0
+
+
 def test_a_changed_dataset_is_refused(run, phantom_dir, tmp_path):
     changed = shutil.copytree(phantom_dir, tmp_path / "changed")
     table = pd.read_csv(changed / "metadata.csv")

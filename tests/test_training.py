@@ -65,6 +65,7 @@ def fitted(config: TrainConfig):
         ("test_fold", -1),
         ("seed", -1),
         ("seed", 2**32),
+        ("epochs", "three"),
         ("imbalance", "smote"),
     ],
 )

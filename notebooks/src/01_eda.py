@@ -42,10 +42,10 @@ seed = 0
 # ## One table for every source
 #
 # Whatever the source, `load` gives one row per film and the same columns. What a source does not
-# tell is NA; nothing is made up. The default source is *synthetic phantoms*: chest films computed
-# from a model of the thorax and the physics of X-rays. They harm nobody's privacy and their truth
-# is known to the pixel, so we can check every claim. What they teach about real films is how to
-# ask, not what to expect.
+# tell is NA; nothing is made up. (A *film* here is one X-ray image, digital or not.) The default
+# source is *synthetic phantoms*: chest films computed from a model of the thorax and the physics of
+# X-rays. They harm nobody's privacy and their truth is known to the pixel, so we can check every
+# claim. What they teach about real films is how to ask, not what to expect.
 
 # %%
 manifest, root = datasets.load(dataset, data_dir)
@@ -54,8 +54,12 @@ known = manifest.notna().mean().round(2)
 pd.DataFrame({"type": manifest.dtypes, "share known": known}).loc[:"split"]
 
 # %% [markdown]
-# A share of 0 means that this source says nothing about the column: `group_id` and `split` are
-# empty until notebook 02 fills them.
+# A share of 0 means that this source says nothing about the column; the Radiography Database names
+# no patient, age, sex or view. `group_id` and `split` are empty until notebook 02 fills them.
+# `extent` and `opacity` score how much lung is diseased and how densely, `icu` is intensive care,
+# and a *mask* is an image that marks the lungs or the disease.
+#
+# How many films has each class?
 
 # %% tags=["nbval-check-output"]
 for name, count in datasets.class_counts(manifest).items():
@@ -63,8 +67,8 @@ for name, count in datasets.class_counts(manifest).items():
 print(f"{'all':<14}{len(manifest):>6}")
 
 # %% [markdown]
-# The classes are not equally common. A model that always answers with the largest class is right
-# about half of the time here and useless, which is why this course never reports accuracy alone.
+# The classes are not equally common. A model that always answers with the largest class is right as
+# often as that class's share says, and useless: this course never reports accuracy alone.
 #
 # ## Look at the films
 #
@@ -76,14 +80,15 @@ labels = manifest["label"].to_numpy(str)
 rng = np.random.default_rng(seed)
 rows = np.concatenate([rng.choice(np.flatnonzero(labels == c), 4, False) for c in classes])
 axes = plots.image_grid(pixels[rows], labels[rows], columns=4)
+axes.flat[0].figure.suptitle(f"Four films of each class, drawn from n = {len(pixels):,}")
 plots.mark_synthetic(axes.flat[0].figure, dataset)
 print(f"{len(rejected)} of {len(pixels):,} files rejected")
 
 # %% [markdown]
 # Lungs hold air and are dark. *Ground glass* is a haze through which vessels still show;
-# *consolidation* is white. COVID-19 tends to lie in both lungs, low and towards the edges; other
-# opacities are more often one-sided. Some films of disease look normal to the eye: early disease
-# is faint.
+# *consolidation* is white and hides them. COVID-19 pneumonia tends to lie in both lungs, low and
+# towards the edges; other opacities, such as bacterial pneumonia, are more often one-sided. Neither
+# is a rule. Some films of disease look normal to the eye: early disease is faint.
 #
 # ## Where do the films come from?
 #
@@ -91,8 +96,12 @@ print(f"{len(rejected)} of {len(pixels):,} files rejected")
 # model can learn the hospital's scanner and be right about every film without seeing disease.
 
 # %%
-ax = plots.class_by_source(manifest, title="Each class comes from which source?")
+ax = plots.class_by_source(manifest, title="Films of each class by source")
 plots.mark_synthetic(ax, dataset)
+
+# %% [markdown]
+# A row is a class; its shares add up to 100%. Rows alike say that the source tells nothing about
+# the class. The same counts, to be compared by a test:
 
 # %% tags=["nbval-check-output"]
 if manifest["source"].isna().all():
@@ -102,18 +111,29 @@ else:
 
 # %% [markdown]
 # In the phantoms both sites send all classes in similar shares, so the site says little about the
-# class. In the public COVID-19 Radiography Database the source tells the class *completely*: its
-# COVID films come from European collections, its normal films from a North American challenge.
-# Figures of 95–99% on such data are not evidence of detecting disease.
+# class. In the public COVID-19 Radiography Database the source tells COVID from the rest
+# *completely*: its COVID films come mostly from European hospitals and from web pages, all others
+# from a North American challenge and a set of children in China. (Its images alone do not say so;
+# the sheets `*.metadata.xlsx` that come with them do.) An accuracy of 95–99% on such data is no
+# evidence of detecting disease.
 #
 # ## Who is on the films?
 #
-# Age, sex and view are the classic confounders. An early public mix used children as its normals;
-# a model could then tell age and be called accurate.
+# A *confounder* goes with the class and also shows in the picture, so that it can stand in for
+# disease. Age, sex and view are the classic ones. Early public mixes used children as their
+# normals; a model could then tell age and be called accurate.
 
 # %%
 ax = plots.histogram_by_class(manifest, "age_years", title="Age by class")
 plots.mark_synthetic(ax, dataset)
+
+# %% [markdown]
+# Where the curves lie apart, age is a hint at the class. In the phantoms, as in hospitals, the
+# healthy are younger on average. A source without ages says so in the figure.
+#
+# The *view* is the beam's way through the chest. PA (from back to front) is the standard film of a
+# patient who stands; AP (from front to back) is taken at the bedside of those too ill to stand,
+# and makes the heart look larger. Shares of each class, with n as above:
 
 # %%
 for column in ("view", "sex"):
@@ -123,8 +143,9 @@ for column in ("view", "sex"):
         print(pd.crosstab(manifest["label"], manifest[column], normalize="index").round(2), "\n")
 
 # %% [markdown]
-# AP films are taken of patients too ill to stand, with a portable machine. Where the sick have more
-# AP films than the healthy, *view* is a hint at disease that has nothing to do with the lungs.
+# Where the sick have more AP films than the healthy, as in the phantoms, the view is a hint at
+# disease that has nothing to do with the lungs. "Unknown" is no comfort: the views still differ,
+# we just cannot count them.
 #
 # ## The average film
 #
@@ -134,16 +155,19 @@ for column in ("view", "sex"):
 averages = {c: pixels[labels == c].mean(axis=0) for c in classes}
 counts = datasets.class_counts(manifest)
 axes = plots.average_images(averages, counts)
+axes.flat[0].figure.suptitle("The average film of each class")
 plots.mark_synthetic(axes.flat[0].figure, dataset)
 
 # %% [markdown]
-# The averages differ where disease tends to be: the lower, outer lungs are brighter in COVID. They
-# should *not* differ at the borders, where there is no lung; a bright or dark frame in one class
-# would be a trace of how the films were collected.
+# Averages should differ where disease tends to be. In the phantoms the lungs are brighter in both
+# diseases, and in COVID most so low and towards the outer edges. They should *not* differ at the
+# borders, where there is no lung; a bright or dark frame in one class would be a trace of how the
+# films were collected.
 #
 # ## How much does brightness alone tell?
 #
-# One number per film, its mean grey value, is the weakest possible "model".
+# One number per film, its mean grey value, knows nothing of anatomy. If it told the classes apart,
+# a high score would prove little.
 
 # %%
 brightness = manifest.assign(brightness=pixels.mean(axis=(1, 2)))
@@ -152,34 +176,42 @@ ax.set_xlabel("mean grey value (0 black, 255 white)")
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# The curves overlap: brightness depends on exposure and body size more than on disease. Where they
-# do not, in your own data, ask why before you train.
+# In the phantoms the curves largely overlap: exposure and body size move the brightness more than
+# disease does. Where they do not overlap, ask why before you train.
 #
 # ## Films that are there twice
 #
 # Public collections copy from one another, and patients have follow-ups. Both kinds of near-twins
 # must stay on one side of a split. Two films are called near-duplicates when their 32 × 32
-# thumbnails correlate above 0.98.
+# thumbnails correlate above 0.98: how many films have such a twin?
 
 # %%
-thumbs = splits.thumbnails([root / path for path in manifest["image_path"]])
-similarity = np.nan_to_num(thumbs @ thumbs.T)
+thumbs = np.nan_to_num(splits.thumbnails([root / path for path in manifest["image_path"]]))
+similarity = thumbs @ thumbs.T
 np.fill_diagonal(similarity, 0)
-ax = pd.Series(similarity.max(axis=1)).plot.hist(bins=50, color="#0072B2", figsize=(6, 3.2))
+nearest = similarity.max(axis=1)
+ax = pd.Series(nearest).plot.hist(bins=50, color="#0072B2", figsize=(6, 3.2))
 ax.axvline(0.98, color="#D55E00", linestyle="--", label="threshold 0.98")
 ax.set(xlabel="correlation with the most similar other film", ylabel="films")
-ax.set_title(f"Most films have no twin, n = {len(thumbs):,}")
+ax.set_title(f"{(nearest > 0.98).mean():.1%} of the films have a near-twin, n = {len(thumbs):,}")
 ax.legend()
 plots.mark_synthetic(ax, dataset)
 
+# %% [markdown]
+# All chest films resemble one another, so correlations are high throughout; only the bars to the
+# right of the line count as twins. A number needs a look: this is the closest pair.
+
 # %%
 first, second = np.unravel_index(similarity.argmax(), similarity.shape)
-above = similarity.max(axis=1) > 0.98
-print(f"{above.sum()} of {len(above):,} films have another one above the threshold")
+print(f"{(nearest > 0.98).sum():,} of {len(nearest):,} films have another above the threshold")
 names = [f"{manifest['image_path'].iloc[i].split('/')[-1]}\n{labels[i]}" for i in (first, second)]
 axes = plots.image_grid(pixels[[first, second]], names, columns=2)
-axes.flat[0].figure.suptitle(f"The most similar pair, r = {similarity.max():.3f}", y=1.08)
+axes.flat[0].figure.suptitle(f"The most similar pair, r = {nearest.max():.3f}", y=1.08)
 plots.mark_synthetic(axes.flat[0].figure, dataset)
+
+# %% [markdown]
+# On phantoms this is one patient twice, with the side marker moved; in a public collection it is
+# often one file under two names. Does the source itself say which films belong together?
 
 # %% tags=["nbval-check-output"]
 patients = manifest["patient_id"].nunique()
@@ -190,22 +222,24 @@ print("films of these patients:", int(films[films > 1].sum()))
 
 # %% [markdown]
 # Where patients are named, the patient is the group: it joins follow-ups however different they
-# look, and keeps two people apart however alike. Correlation alone would err both ways here, since
-# phantoms come from one program and resemble each other more than people do. Where nobody is named
-# similarity has to stand in: the Radiography Database names no patient, and 13% of its COVID films
-# have a near-duplicate.
+# look, and keeps two people apart however alike. Correlation alone errs both ways on phantoms: most
+# similar pairs are two patients, since one program made all, and most follow-ups differ by more
+# than the threshold allows. Where the count of patients is 0, similarity has to stand in: in the
+# Radiography Database 13% of the COVID films have a near-duplicate, of the normal ones 0.1%.
 #
 # ## What this does not show
 #
 # A table can show that classes differ in source, age or view. It cannot show that a model *uses*
-# the difference; that takes the experiments of notebook 07. And phantoms are tidier than life:
-# they have no tubes, no pacemakers, no wrong labels.
+# the difference; that takes the experiments of notebook 07. It counts films, not patients, so a
+# patient with many films weighs more. And phantoms are tidier than life: they have no tubes, no
+# pacemakers, no wrong labels.
 #
 # ## Summary
 #
 # - Every source becomes one manifest; unknown stays NA.
+# - Films and their averages come first: classes should differ in the lungs, not at the borders.
 # - Class by source is the first figure to draw: it shows whether the task can be cheated.
-# - Age, sex, view and brightness are hints that need no lung.
+# - Source, age, sex, view and brightness are hints that need no lung.
 # - Near-twins exist in public data and must be grouped before splitting.
 #
 # ## Check yourself
@@ -225,7 +259,8 @@ print("films of these patients:", int(films[films > 1].sum()))
 # ## Exercises
 #
 # 1. Draw `class_by_source` for the views: replace the column `source` by `view` and read it.
-# 2. Lower the threshold to 0.95 and look at ten pairs. Which share shows the same patient?
+# 2. Lower the threshold to 0.95 and look at ten pairs. How many show the same patient? On phantoms
+#    `patient_id` tells; elsewhere compare ribs, tubes and markers.
 #
 # ## References
 #

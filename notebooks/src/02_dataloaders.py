@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from covidxr import datasets, loaders, plots, splits
-from covidxr.images import read_image, resize
+from covidxr.images import RejectedImage, read_image, resize
 from covidxr.loaders import Augment, XrayDataset, make_loader
 from covidxr.training import set_seed
 
@@ -55,8 +55,7 @@ classes = datasets.classes_of(manifest)
 # A file may be PNG, JPEG, TIFF, WebP or DICOM, 8 or 16 bit, grey or stored as colour.
 # `read_image` makes one grey 8-bit array of it, or says why it cannot. `resize` squares it: the
 # aspect ratio goes, since a padded border would tell the model which scanner made the film, and a
-# crop would cut off the periphery of the lungs, where COVID-19 sits. The loader then stores whole
-# numbers, a quarter of the memory of floats; the model's first line turns them into floats.
+# crop would cut off the periphery of the lungs, where COVID-19 tends to sit.
 
 # %% tags=["nbval-check-output"]
 film = manifest.iloc[0]
@@ -64,41 +63,45 @@ grey = read_image(root / film["image_path"])
 square = resize(grey, image_size)
 print("resized", square.shape, square.dtype)
 
+# %% [markdown]
+# A square of `image_size` pixels a side. `uint8` are whole numbers from 0 to 255, a quarter of the
+# memory of floats; the model's first line turns them into floats. What is in the file itself?
+
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.4))
 axes[0].imshow(grey, cmap="gray", vmin=0, vmax=255)
-axes[0].set(title=f"file: {grey.shape[1]} × {grey.shape[0]} pixels", xticks=[], yticks=[])
+axes[0].set(title=f"One file: {grey.shape[1]} × {grey.shape[0]} pixels", xticks=[], yticks=[])
 axes[1].hist(grey.ravel(), bins=64, color="#0072B2")
 axes[1].set(xlabel="grey value (0 black, 255 white)", ylabel="pixels")
-axes[1].set_title(f"air dark, bone bright, n = {grey.size:,}")
+axes[1].set_title(f"Air dark, bone bright, n = {grey.size:,} pixels")
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
-# Air lets the beam through and is dark, bone and the heart stop it and are bright. Disease fills
-# air spaces with fluid, so it shows as brightness where darkness should be.
+# Air lets the beam through and is dark; bone and the heart stop more of it and are bright.
+# Pneumonia fills air spaces with fluid, so it shows as brightness where darkness should be.
 #
-# ## A file that is not a chest film
+# ## A file that cannot be used
 #
-# A folder from real life holds broken and foreign files. They must not stop the run, and they must
-# not vanish either.
+# A folder from real life holds missing, broken and foreign files, such as colour photographs. They
+# must not stop the run, and they must not vanish either.
 
 # %% tags=["nbval-check-output"]
-from covidxr.images import RejectedImage  # noqa: E402
-
 try:
     read_image("no-such-film.png")
 except RejectedImage as rejection:
     print(rejection)
 
 # %% [markdown]
-# Each rejection names the file and the reason; `predict` turns it into a row of its table.
+# Each rejection names the file and the reason; `predict` turns it into a row of its table. It does
+# not know a chest from a hand: a grey picture of anything passes.
 #
 # ## Split patients, not images
 #
 # Two films of one patient look alike. If one trains the model and the other tests it, the test
 # measures memory. So the split moves *groups*: patients where they are known, else near-duplicates,
-# which are films whose 32 × 32 thumbnails correlate above 0.98. `StratifiedGroupKFold` deals the
-# groups into five folds with similar class shares: one fold tests, one validates, three train.
+# which are films whose 32 × 32 thumbnails correlate above 0.98. `assign_split` deals the groups,
+# the largest first, into five *folds* with similar class shares: one fold tests, one validates
+# (chooses the epoch and thresholds), three train.
 
 # %%
 manifest = splits.add_groups(manifest, root)
@@ -110,15 +113,16 @@ print("groups:", manifest["group_id"].nunique())
 print("groups in more than one split:", splits.split_overlap(manifest))
 
 # %% [markdown]
-# The last line is the proof. A random split by image would not pass it:
+# The last line is the proof: 0 groups on two sides. A random split by image would not pass it:
 
 # %% tags=["nbval-check-output"]
 shuffled = manifest.assign(split=np.random.default_rng(seed).permutation(manifest["split"]))
 print("split by image, groups in more than one split:", splits.split_overlap(shuffled))
 
 # %% [markdown]
-# On phantoms these are patients with follow-up films. In the public COVID-19 Radiography Database
-# no patient is named, and 13% of the COVID films have a near-duplicate.
+# Each of these groups would be trained on and tested. On phantoms they are patients with follow-up
+# films; in the COVID-19 Radiography Database, which names no patient, they are near-duplicates, and
+# follow-ups that look different stay undetected.
 #
 # ## Decode once
 #
@@ -131,6 +135,10 @@ paths = [root / path for path in manifest["image_path"]]
 pixels, rejected = loaders.decode(paths, image_size)
 print(f"{pixels.nbytes / 1e6:.0f} MB for {len(pixels):,} films, {len(rejected)} rejected")
 
+# %% [markdown]
+# A rejected file leaves a black row here; `prepare`, in notebook 03, leaves it out. What is left is
+# to number the classes, take the training rows and deal them into shuffled batches.
+
 # %% tags=["nbval-check-output"]
 train_rows = np.flatnonzero(manifest["split"] == "train")
 targets = manifest["label"].map(classes.index).to_numpy(int)
@@ -141,19 +149,20 @@ print("images", tuple(images.shape), images.dtype)
 print("labels", tuple(labels.shape), labels.dtype)
 
 # %% [markdown]
-# A batch is a block of 32 films with one channel each, and 32 class numbers.
+# A batch is a block of `batch_size` films with one channel (grey) each, and as many class numbers.
 #
 # ## X-ray-safe augmentation
 #
 # Augmentation shows the model each film a little changed: rotated up to 10°, shifted, scaled,
-# with another contrast. These are changes that positioning and exposure make in any hospital.
+# with another contrast. These are changes that positioning and exposure make in any hospital. Only
+# training films are augmented.
 
 # %%
 augmented = Augment()(images[:6])
 fig, axes = plt.subplots(2, 6, figsize=(10, 3.6))
 plots.image_grid(images[:6, 0].numpy(), [classes[i] for i in labels[:6]], axes=axes[0])
 plots.image_grid(augmented[:, 0].numpy(), ["augmented"] * 6, axes=axes[1])
-fig.suptitle("One batch before (above) and after (below) augmentation, 6 of its films")
+fig.suptitle(f"Before (above) and after (below) augmentation, 6 films of n = {len(images)}")
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
@@ -172,18 +181,21 @@ asymmetry = mean_film - mean_film[:, ::-1]
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.2))
 plots.image_grid([mean_film, mean_film[:, ::-1]], ["average film", "flipped"], axes=axes[:2])
 shown = axes[2].imshow(asymmetry, cmap="PuOr", vmin=-80, vmax=80)
-axes[2].set(title="difference", xticks=[], yticks=[])
+axes[2].set(title="film minus flipped", xticks=[], yticks=[])
 fig.colorbar(shown, ax=axes[2], label="grey values")
 fig.suptitle(f"The heart makes left and right differ, n = {len(train_rows)} training films")
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
-# The strong band beside the midline is the heart. A model trained with flips must learn to ignore
-# it, and with it the side of a finding: one-sided pneumonia against two-sided COVID-19.
+# The two strong patches beside the midline are the heart and its mirror image. A model trained with
+# flips sees as many hearts on the wrong side as on the right one, which no hospital sends, and can
+# no longer use the side: the shadow of a heart in its place and one where lung should be look
+# alike. Whether a finding is in one lung or both survives a flip; in which lung does not.
 #
 # ## Throughput
 #
-# Batches should arrive faster than the network can use them; then the processor never waits.
+# Batches should arrive faster than the network can use them; then the processor never waits. We
+# time five passes over the cached training films against decoding at most 200 files one by one.
 
 # %%
 start = time.perf_counter()
@@ -193,19 +205,20 @@ loading = 5 * n_images / (time.perf_counter() - start)
 
 start = time.perf_counter()
 for path in paths[:200]:
-    resize(read_image(path), image_size)
-decoding = 200 / (time.perf_counter() - start)
+    loaders.read_square(path, image_size)
+decoding = len(paths[:200]) / (time.perf_counter() - start)
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 1.8))
-ax.barh(["decode each file", "from the cache"], [decoding, loading], color="#0072B2")
-ax.set(xscale="log", xlabel="images per second")
-ax.set_title(f"The cache is {loading / decoding:,.0f} times faster here, n = {n_images} films")
+ax.plot([decoding, loading], ["decode each file", "from the cache"], "o", color="#0072B2")
+ax.set(xscale="log", xlabel="images per second (log scale)", ylim=(-0.5, 1.5))
+ax.set_title(f"From the cache {loading / decoding:,.0f} times faster, n = {n_images:,} films")
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
-# ResNet18 trains on the order of 100 small images a second on a laptop's processor, so batches from
-# the cache cost next to nothing. Times vary from machine to machine; the ratio is what matters.
+# A network needs far longer to learn from a film than the cache needs to deliver it, so batches
+# cost next to nothing; decoding each file in each epoch would not. Times vary from computer to
+# computer, and a little from run to run.
 #
 # ## Rare classes
 #
@@ -221,12 +234,14 @@ for i, name in enumerate(classes):
     print(f"{name:<14} share {share:.2f}  loss weight {weights[i]:.2f}  balanced {in_balanced:.2f}")
 
 # %% [markdown]
-# The weight is the inverse of the share, so each class counts the same in the loss. The balanced
-# sampler reaches equal shares by showing each rare film several times an epoch.
+# The weight is the inverse of share times number of classes, so each class counts the same in the
+# loss. The balanced sampler draws with replacement: shares come out about equal, rare films are
+# shown more than once an epoch on average, and some common ones not at all.
 #
-# ## Workers are seeded
+# ## Batches are seeded
 #
-# The same seed must give the same batches, in the same order.
+# The same seed must give the same batches, in the same order; else two runs that differ by one
+# option could not be compared.
 
 # %% tags=["nbval-check-output"]
 first, again, other = (
@@ -236,12 +251,15 @@ print("same seed, same batch:", torch.equal(first, again))
 print("other seed, same batch:", torch.equal(first, other))
 
 # %% [markdown]
+# As it should be: equal for one seed, different for another.
+#
 # ## Summary
 #
 # - A file becomes grey 8-bit pixels or a rejection with its reason; nothing is dropped silently.
 # - Groups are split, not images; the overlap is printed and is 0.
 # - Augmentation imitates positioning and exposure; it never flips.
-# - Films are decoded once; batches then cost next to nothing.
+# - Films are decoded once; batches then cost next to nothing. Rare classes weigh more or are drawn
+#   more often.
 #
 # ## Check yourself
 #
@@ -259,7 +277,8 @@ print("other seed, same batch:", torch.equal(first, other))
 #
 # ## Exercises
 #
-# 1. Lower the duplicate threshold to 0.95 and look at the pairs that join: same patient, or not?
+# 1. On phantoms, hide the patients (`manifest.assign(patient_id=None)`) and group again. How many
+#    patients does similarity tear apart, and how many does it mix?
 # 2. Add a horizontal flip to `Augment`, train as in notebook 03, and compare.
 #
 # ## References
