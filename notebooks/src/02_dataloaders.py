@@ -120,9 +120,9 @@ shuffled = manifest.assign(split=np.random.default_rng(seed).permutation(manifes
 print("split by image, groups in more than one split:", splits.split_overlap(shuffled))
 
 # %% [markdown]
-# Each of these groups would be trained on and tested. On phantoms they are patients with follow-up
-# films; in the COVID-19 Radiography Database, which names no patient, they are near-duplicates, and
-# follow-ups that look different stay undetected.
+# Each of these groups would stand on more than one side. On phantoms they are patients with
+# follow-up films; in the COVID-19 Radiography Database, which names no patient, they are
+# near-duplicates, and follow-ups that look different stay undetected.
 #
 # ## Decode once
 #

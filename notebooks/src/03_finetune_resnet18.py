@@ -50,7 +50,8 @@ seed = 0
 # ## The data we start from
 #
 # One object holds every choice of the run. From it `prepare` does what notebook 02 did step by
-# step: manifest, groups, split, decoded pixels.
+# step: manifest, groups, split, decoded pixels. A *group* is a patient, or a set of near-duplicate
+# films where the source names no patient.
 
 # %%
 config = TrainConfig(dataset, data_dir, weights, image_size, epochs, seed=seed)
@@ -68,9 +69,10 @@ print("groups in more than one split:", splits.split_overlap(data.manifest))
 #
 # ResNet18 (He et al., 2016) has 18 layers with weights. A *stem* halves the image twice; four
 # stages of residual blocks turn it into ever coarser and richer maps; the last map is averaged to
-# 512 numbers; a linear *head* turns these into one score per class. A radiograph is grey, so the
-# first convolution here has one input channel instead of three. RGB weights are summed over the
-# channels, which gives the response that three copies of the grey image would give.
+# 512 numbers, the film's *features*; a linear *head* turns these into one score per class. The
+# scores are also called *logits*; the softmax turns them into probabilities. A radiograph is grey,
+# so the first convolution here has one input channel instead of three. RGB weights are summed over
+# the channels, which gives the response that three copies of the grey image would give.
 
 # %% tags=["nbval-check-output"]
 set_seed(seed)
@@ -84,15 +86,15 @@ print("parameters", f"{sum(p.numel() for p in model.parameters()):,}")
 print("in head   ", f"{sum(p.numel() for p in model.fc.parameters()):,}")
 
 # %% [markdown]
-# Of eleven million parameters about 1,500 sit in the head. The head is new in every case: it starts
-# at random. What *pre-trained* means is that the other eleven million do not.
+# Of eleven million parameters the head has 513 per class. The head is new in every case: it starts
+# at random. *Pre-trained* means that the rest does not.
 #
 # ## The training phase, by hand
 #
-# Three things must be chosen first.
+# An *epoch* shows the model every training film once. Three things must be chosen first.
 #
 # - **Loss.** Cross-entropy, with a weight per class, because the classes are not equally common.
-#   Without weights a model earns most by being right about the majority.
+#   Without weights a model earns most by being right about the commonest class.
 # - **Optimiser.** AdamW (Loshchilov & Hutter, 2019). On a pre-trained backbone the head gets ten
 #   times the backbone's rate: it has everything to learn, the backbone little to unlearn.
 # - **Schedule.** The rate rises over the first tenth of the steps, then falls along half a cosine.
@@ -108,11 +110,12 @@ augment = Augment()
 # %% [markdown]
 # Now the epoch itself. Every line matters:
 #
-# - `model.train()` lets batch normalisation use the batch's own mean and keep a running one;
+# - `model.train()` lets batch normalisation, which centres and scales each map, use the batch's own
+#   mean and spread and keep running ones;
 # - `zero_grad` forgets the last step's gradients, which PyTorch would otherwise add up;
 # - the forward pass computes the scores, the loss compares them with the truth;
 # - `backward` computes how each parameter should change, `step` changes it;
-# - `model.eval()` switches to the running means, and `no_grad` saves the bookkeeping.
+# - `model.eval()` switches to the running ones, and `no_grad` saves the bookkeeping.
 
 # %%
 losses = []
@@ -134,27 +137,30 @@ with torch.no_grad():
 print(f"validation: {correct} of {len(val_loader.dataset)} right after one epoch")
 
 # %% [markdown]
-# That is the whole training phase; the rest of this notebook repeats it. The loss of each step is
-# noisy, since every batch is another handful of films, so we look at its running mean.
+# That is the whole training phase; the rest of this notebook repeats it. Compare the count with the
+# largest class in the `val` column above: that many are right for a model that always answers it.
+# The loss of each step is noisy, since every batch is another handful of films, so we look at its
+# running mean.
 
 # %%
 ax = pd.Series(losses).plot(style=".", color="0.6", label="one batch", figsize=(6, 3.2))
 pd.Series(losses).rolling(10).mean().plot(ax=ax, color="#0072B2", label="mean of 10 batches")
 ax.set(xlabel="step (one batch each)", ylabel="training loss (cross-entropy)")
-ax.set_title(f"One epoch, n = {len(train_loader.dataset)} films")
+ax.set_title(f"The loss during one epoch, n = {len(train_loader.dataset)} films")
 ax.legend()
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# A loss near ln 3 = 1.10 is what guessing between three classes costs. One pass over the data
-# hardly leaves it behind, and the validation count above may be no better than answering "Normal"
-# each time. One pass is not enough.
+# Guessing among K classes costs ln K; for three that is 1.10. On the phantoms one pass hardly
+# leaves it behind: it has few steps, and a tenth of them is warm-up. A larger dataset gets further
+# in an epoch. One pass is seldom enough.
 #
 # ## `fit` repeats the epoch
 #
 # `fit` calls `train_one_epoch`, which is the loop above, then scores the validation split, and
-# keeps the weights of the best epoch. Nothing it does sees the test split. We train in up to three
-# ways:
+# keeps the weights of the best epoch. It adds one thing: *label smoothing* asks for a little less
+# than certainty, so that the scores do not grow without end. Nothing it does sees the test split.
+# We train in two ways, or three if there are weights to start from:
 #
 # | way | starts from | changes |
 # |---|---|---|
@@ -173,28 +179,42 @@ for way, way_config in ways.items():
     histories[way] = pd.read_csv(run / "history.csv")
 
 # %% [markdown]
+# Each line is one epoch; a run that an earlier notebook made is found, not trained again.
+#
 # ## The learning curves
+#
+# F1 is the harmonic mean of a class's precision (share of its alarms that are right) and its
+# sensitivity (share of its films that are found). *Macro*-F1 is the plain mean over the classes, so
+# that a rare class counts as much as a common one.
 
 # %%
+furthest = max(histories, key=lambda way: histories[way]["val_macro_f1"].max())
 ax = plots.learning_curves(
     histories,
     columns=["val_macro_f1"],
     ylabel="macro-F1 on validation",
-    title=f"What is trained decides how far it gets, n = {len(val_loader.dataset)} films",
+    title=f"{furthest.capitalize()} gets furthest, n = {len(val_loader.dataset):,} films",
 )
 plots.mark_synthetic(ax, dataset)
+
+# %% [markdown]
+# Read the curves from left to right. *From scratch* has to learn its filters and the task at once:
+# it starts low and climbs, with dips while the learning rate is high. *Frozen* can only weigh the
+# features that it was given. With weights `none` these are random filters, and the head does hardly
+# better than guessing; with pre-trained weights expect it to start higher and level off early. The
+# gap between frozen and trained is what learning a representation is worth. Each curve is one run:
+# small differences may be chance.
+#
+# Which epoch was kept? The one with the highest macro-F1:
 
 # %%
 best = {way: history.loc[history["val_macro_f1"].idxmax()] for way, history in histories.items()}
 pd.DataFrame(best).T[["epoch", "train_loss", "val_loss", "val_macro_f1"]].round(3)
 
 # %% [markdown]
-# Read the curves from left to right. *From scratch* starts at guessing and climbs: it has to
-# discover edges, ribs and lungs before it can see disease. *Frozen* can only weigh the features
-# that it was given. With weights `none` these are random filters, and the head hardly beats
-# guessing; with pre-trained weights it starts higher and levels off early. The gap between frozen
-# and trained is what learning a representation is worth. The epoch in the table is the one whose
-# weights were kept.
+# The training loss is not comparable with the validation loss, and often the higher of the two: it
+# has class weights and smoothed labels, it is measured on augmented films, and while the model is
+# still learning. Compare either with itself, from epoch to epoch.
 #
 # **Where ImageNet comes in.** With `weights = "imagenet"` the backbone starts from 1.3 million
 # photographs (torchvision downloads 45 MB and checks them by hash) and the third curve appears.
@@ -208,12 +228,19 @@ pd.DataFrame(best).T[["epoch", "train_loss", "val_loss", "val_macro_f1"]].round(
 # on films that chose nothing; notebooks 05 and 07 ask what the model looks at.
 #
 # ## The run that the next notebook opens
+#
+# A run is a folder: its options, the table of films with their split, a row per epoch, the
+# predictions on validation, and the weights of the best epoch. Are they all there?
 
 # %% tags=["nbval-check-output"]
 run = runs.find_or_train(config, data)
-print(sorted(path.name for path in run.iterdir() if not path.name.startswith("metrics")))
+for name in ("config.json", "manifest.csv", "history.csv", "predictions_val.csv"):
+    print(f"{name:<20}{(run / name).is_file()}")
+print(f"{'model.safetensors':<20}{(run / 'model.safetensors').is_file()}")
 
 # %% [markdown]
+# Nothing in it comes from the test split; notebook 04 adds that.
+#
 # ## Summary
 #
 # - ResNet18 turns a film into 512 numbers and a linear head turns these into class scores.
@@ -240,7 +267,8 @@ print(sorted(path.name for path in run.iterdir() if not path.name.startswith("me
 #
 # ## Exercises
 #
-# 1. Set `imbalance="none"` in `TrainConfig` and compare the sensitivity of each class.
+# 1. Set `imbalance="none"` in `TrainConfig` and compare the sensitivity of each class on validation
+#    (`predictions_val.csv`).
 # 2. Remove `optimizer.zero_grad()` from the loop by hand. Predict the loss curve before you run it.
 #
 # ## References

@@ -51,16 +51,22 @@ config = TrainConfig(dataset, data_dir, weights, image_size, epochs, seed=seed)
 run = runs.find_or_train(config)
 manifest = runs.read_run(run)[1]
 
+# %% [markdown]
+# Which films may judge it? Those of the `test` column, if none has a twin in training:
+
 # %% tags=["nbval-check-output"]
 print(splits.split_table(manifest).to_string())
 print("groups in more than one split:", splits.split_overlap(manifest))
 
 # %% [markdown]
+# No group stands on two sides. A *group* is a patient, or a set of near-duplicate films where the
+# source names no patient; then follow-ups that look different may still stand on both.
+#
 # ## Open the test split, once
 #
-# Nothing so far has seen these films: the epoch and the temperature were chosen on validation.
-# Each look at a test score that leads to a change makes the next score a little less honest, so we
-# look once and report what comes.
+# No step of training has seen these films: all choices were made on validation. Each look at a test
+# score that leads to a change makes the next score a little less honest, so we look once and report
+# what comes.
 
 # %%
 result = evaluation.evaluate(run)
@@ -73,36 +79,54 @@ print("rows:", len(table), table["label"].value_counts().reindex(classes).to_dic
 print("probabilities sum to one:", bool((abs(probabilities.sum(axis=1) - 1) < 1e-6).all()))
 
 # %% [markdown]
+# One row per test film, with a probability (`p_`) for each class; the largest is the prediction.
+#
 # ## Which class is taken for which?
 
 # %%
-ax = plots.confusion_matrix(truth, probabilities.argmax(axis=1), classes)
+predicted = probabilities.argmax(axis=1)
+title = f"{(predicted == truth).mean():.0%} of the films are classified right"
+ax = plots.confusion_matrix(truth, predicted, classes, title=title)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Read a row at a time: of the films that truly are of this class, how many went where? The two
-# kinds of error differ in cost. A COVID film called normal sends an infectious patient home; a
-# normal film called COVID costs a test.
+# Read a row at a time: of the films that truly are of this class, how many went where? The darkest
+# cell off the diagonal is the confusion to look at first; on phantoms it is small or faint disease
+# called normal. Errors differ in cost. A COVID film called normal can send an infectious patient
+# home; a normal film called COVID costs a test and some worry.
 #
 # ## Every figure with its interval
 #
+# - *Sensitivity* and *specificity*: share of a class's films that are found; share of all others
+#   that are left alone.
+# - *PPV* and *NPV* (predictive values): share of the alarms that are right; share of the other
+#   answers that are.
+# - *AUROC*: how often a random film of the class scores higher than a random other one.
+#   *Average precision* is the mean PPV over all sensitivities.
+# - *Balanced accuracy* and *macro-F1*: means over the classes, so that a rare one counts as much.
+#
 # With another draw of test patients each figure would come out a little different. The *bootstrap*
 # imitates this: draw patients with replacement 2,000 times, compute the figure each time, and keep
-# the middle 95%. Patients are drawn, not films, since films of one patient are not independent.
+# the middle 95%. Patients (else groups) are drawn, not films, since films of one patient are not
+# independent.
 
 # %%
 scores = pd.DataFrame(result["metrics"])
-ax = plots.forest(scores, title="Test split, 95% intervals by bootstrap over patients")
+ax = plots.forest(scores, title="Test split, bootstrap over patients or groups")
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Stars are figures over all classes, other marks belong to one class. The rare class has the
-# widest intervals, because it has the fewest films. An accuracy without its interval, and without
-# the sensitivity of each class beside it, hides just what a reader needs.
+# Stars are figures over all classes, other marks belong to one class; n is what a figure divides by
+# (for AUROC and average precision: the films of the class). An interval is wide where n is small,
+# and where the figure is far from 0 or 1. An accuracy alone hides the class with the lowest
+# sensitivity.
+#
+# Two checks before any figure is quoted, then the figures over all classes:
 
 # %% tags=["nbval-check-output"]
 print(len(scores), "figures, with an interval:", int(scores["low"].notna().sum()))
-inside = scores["value"].between(scores["low"], scores["high"])
+known = scores.dropna(subset=["low"])
+inside = known["value"].between(known["low"], known["high"])
 print("each value lies in its interval:", bool(inside.all()))
 
 # %%
@@ -110,13 +134,15 @@ overall = scores[scores["class"].isna()].set_index("metric")[["value", "low", "h
 overall.round(3)
 
 # %% [markdown]
-# If the accuracy lies below its neighbours' in other courses: they report a maximum over epochs on
-# the test set. If it lies above 99%, look for a leak before you celebrate.
+# Quote a figure with its interval and n. Before you compare it with a published one, ask whether
+# that was the maximum over epochs on the test set. If yours is above 99%, look for a leak first.
 #
 # ## ROC and precision-recall
 #
-# Both curves walk through all thresholds. The ROC does not depend on how common a class is; the
-# precision-recall curve does, and is the sterner of the two for rare classes.
+# Both curves walk through all thresholds. The ROC (receiver operating characteristic) shows
+# sensitivity against the share of false alarms among all other films, and does not depend on how
+# common a class is. Precision (another word for PPV) against recall (sensitivity) does, and is the
+# sterner of the two for rare classes. AP in its legend is average precision, not the view.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(11, 4.6))
@@ -125,35 +151,44 @@ plots.precision_recall_curves(truth, probabilities, classes, scores, ax=axes[1])
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
-# An AUROC of 0.5 is chance. The dotted lines on the right are what guessing gives: the share of
-# the class.
+# An AUROC of 0.5 is chance; a curve through the upper corner (left in the ROC, right beside it)
+# would be perfect. The dotted lines on the right are what guessing gives: the share of the class.
+# Where the intervals of two classes overlap widely, do not call one easier.
 #
 # ## Does a probability of 0.9 mean nine in ten?
 #
 # Networks tend to be too sure, or, when trained with smoothed labels, not sure enough. One number,
-# the *temperature*, fitted on validation, divides all scores before the softmax (Guo et al., 2017).
-# It changes no ranking and no decision, only how far a probability can be taken at its word.
+# the *temperature*, fitted on validation, divides all scores (logits) before the softmax turns them
+# into probabilities (Guo et al., 2017). It never changes which class of a film comes first, only
+# how far the probability can be taken at its word.
 
 # %%
 ax = plots.reliability_diagram(truth, probabilities, n_bins=10, label="after temperature scaling")
 plots.mark_synthetic(ax, dataset)
 
+# %% [markdown]
+# On the diagonal, stated confidence and observed accuracy agree; above it the model is not sure
+# enough, below it too sure. Small dots rest on few films, and their bars are long: they stray by
+# chance. The *expected calibration error* is the mean distance from the diagonal, each film
+# counted once (here over 15 bins).
+
 # %%
 error = result["calibration_error"]
-print("expected calibration error {value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**error))
+interval = "no interval" if error["low"] is None else "[{low:.3f}, {high:.3f}]".format(**error)
+print(f"expected calibration error {error['value']:.3f} {interval}, n = {error['n']}")
 print(
     "a perfectly calibrated model with this n: {perfect_model_median:.3f} in the middle, "
     "at most {perfect_model_high:.3f} in 39 of 40 draws".format(**error)
 )
 
 # %% [markdown]
-# On the diagonal, stated confidence and observed accuracy agree. Small dots rest on few films and
-# stray by chance; the second line says how much error chance alone would show with this n.
+# The second line says how much error chance alone would show with this n. An error below its upper
+# figure is no evidence against calibration; with small n it is not much evidence for it either.
 #
 # ## An operating point, and what it is worth elsewhere
 #
 # A screening test is used at a threshold. We choose it on *validation* so that 95% of the COVID
-# films are found, and apply it to test as it is.
+# films are found (of the last class, if none is called COVID), and apply it to test as it is.
 
 # %%
 validation = runs.read_csv(run / "predictions_val.csv")
@@ -163,6 +198,12 @@ threshold = calibration.threshold_at_sensitivity(
 )
 point = calibration.operating_point(table["label"] == positive, table[f"p_{positive}"], threshold)
 point.round(3)
+
+# %% [markdown]
+# The sensitivity need not be 95% on test: the threshold rests on the few COVID films of validation.
+# The intervals are Wilson's, which take films as independent. What is an alarm worth where the
+# disease is rarer or commoner? Bayes' rule answers for any *prevalence*, the share of all patients
+# that have the disease.
 
 # %%
 sensitivity, specificity = point["value"]
@@ -174,12 +215,14 @@ for prevalence in (0.01, 0.05, 0.20):
     )
 
 # %% [markdown]
-# The same model, the same threshold: where the disease is rare, most alarms are false. A PPV from
-# a test set that is one fifth COVID says nothing about a ward where it is one in a hundred.
+# The same model, the same threshold: the rarer the disease, the larger the share of false alarms. A
+# PPV from a test set that is one fifth COVID says nothing about a clinic where it is one in a
+# hundred. And that is if sensitivity and specificity stay as they are, which in another hospital
+# they seldom do.
 #
 # ## COVID against normal alone
 #
-# Many papers leave the third class out. The task is then easier, and the figure higher.
+# Many papers leave the third class out. The task is then easier, and the figures mostly higher.
 
 # %%
 if "covid_vs_normal" in result:
@@ -188,20 +231,25 @@ if "covid_vs_normal" in result:
     ax = plots.forest(pair[chosen], title="The same model, COVID against Normal")
     plots.mark_synthetic(ax, dataset)
 else:
-    print("this dataset has no COVID and Normal classes")
+    print("this dataset has two classes, or lacks COVID or Normal: see the figures above")
 
 # %% [markdown]
+# Compare with the same figures of all classes above: nothing about the model is better here, only
+# the question is smaller. In a clinic the other diseases do not stay away.
+#
 # ## What this does not show
 #
 # These films come from the places that the training films came from. How the model does in another
 # hospital, and whether it looks at the lungs at all, is not in any figure above: that is notebooks
-# 05 and 07. With phantoms it says nothing about patients.
+# 05 and 07. Where the source tells the class, as in the Radiography Database, high figures may be
+# those of a detector of sources. With phantoms they say nothing about patients.
 #
 # ## Summary
 #
 # - The test split was opened once; thresholds and temperature came from validation.
-# - Every figure has n and an interval; the rare class has the widest.
-# - Calibrated means that stated confidence and observed accuracy agree; it changes no ranking.
+# - Every figure has n and an interval; it is wide where films are few and errors many.
+# - Calibrated means that stated confidence and observed accuracy agree; the temperature changes no
+#   film's predicted class.
 # - Predictive values depend on prevalence and do not travel.
 #
 # ## Check yourself
@@ -221,7 +269,8 @@ else:
 #
 # ## Exercises
 #
-# 1. Compute the intervals with `groups=None` (films, not patients). Which get narrower?
+# 1. Compute the intervals over films, with `covidxr.metrics.classification_metrics` and no
+#    `groups`. Which get narrower than those over patients?
 # 2. Choose the threshold for a sensitivity of 0.99. What specificity does it cost?
 #
 # ## References
