@@ -39,12 +39,16 @@ def take_over(name: str, run: Path) -> None:
         return
     result = json.loads((run / "metrics.json").read_text())
     result["config"]["data_dir"] = None
+    start = Path(result["config"]["weights"])
+    if start.is_file():  # a run that goes on from another one's checkpoint
+        result["started_from"] = json.loads((start.parent / "config.json").read_text())
+        result["started_from"]["data_dir"] = None
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def command(name: str, config: dict) -> str:
-    """The two commands that reproduce a result."""
-    options = ["--data-dir <folder>"] if name != "phantom" else []
+def train_command(name: str, config: dict) -> str:
+    """The command that trains a run: every option that is not the default."""
+    options = ["--data-dir <folder>"] if config["dataset"] != "phantom" else []
     for option in fields(TrainConfig):
         value, flag = config[option.name], option.name.replace("_", "-")
         if value == option.default or value is None:
@@ -53,8 +57,26 @@ def command(name: str, config: dict) -> str:
             options.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             options.append(f"--{flag} {value}")
-    train = " ".join(["python -m covidxr train", *options, f"--name {name}"])
-    return f"`{train}` and `python -m covidxr evaluate runs/{name}`"
+    return " ".join(["python -m covidxr train", *options, f"--name {name}"])
+
+
+def commands(name: str, result: dict) -> str:
+    """What reproduces a result, line by line."""
+    lines = [train_command(name, result["config"]), f"python -m covidxr evaluate runs/{name}"]
+    if "started_from" in result:
+        first = Path(result["config"]["weights"]).parent.name
+        lines.insert(0, train_command(first, result["started_from"]))
+    return "\n".join(["```sh", *lines, "```"])
+
+
+def started_from(result: dict) -> str:
+    if "started_from" not in result:
+        return f"from weights `{result['config']['weights']}`"
+    first, second = result["started_from"], result["config"]
+    return (
+        f"from weights `{first['weights']}` at {first['image_size']} px, then on the same films at "
+        f"{second['image_size']} px"
+    )
 
 
 def with_interval(row: dict) -> str:
@@ -90,10 +112,11 @@ def results_table() -> str:
         n, note = result["n"], f" {NOTES[name]}" if name in NOTES else ""
         counts = ", ".join(f"{count} {label}" for label, count in result["test_counts"].items())
         lines = [
-            f"**{title}**: trained on {n['train']:,} films from weights "
-            f"`{result['config']['weights']}`, {n['val']:,} for validation, tested once on "
-            f"{n['test']:,} ({counts}) of {result['test_groups']:,} groups that stand in no other "
-            f"split. Reproduce it by {command(name, result['config'])}.{note}",
+            f"**{title}**: trained on {n['train']:,} films {started_from(result)}, {n['val']:,} "
+            f"for validation, tested once on {n['test']:,} ({counts}) of "
+            f"{result['test_groups']:,} groups that stand in no other split.{note}",
+            "",
+            commands(name, result),
             "",
             "| task | figure | value [95% interval] | n |",
             "|---|---|---|---|",
