@@ -39,11 +39,18 @@ def take_over(name: str, run: Path) -> None:
         return
     result = json.loads((run / "metrics.json").read_text())
     result["config"]["data_dir"] = None
-    start = Path(result["config"]["weights"])
-    if start.is_file():  # a run that goes on from another one's checkpoint
-        result["started_from"] = json.loads((start.parent / "config.json").read_text())
-        result["started_from"]["data_dir"] = None
+    result["run"] = run.name
+    result["earlier"] = earlier_runs(result["config"]["weights"])
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def earlier_runs(weights: str) -> list[dict]:
+    """Name and configuration of the runs that led to a checkpoint, the first one first."""
+    if not Path(weights).is_file():
+        return []
+    run = Path(weights).parent
+    config = json.loads((run / "config.json").read_text()) | {"data_dir": None}
+    return [*earlier_runs(config["weights"]), {"name": run.name, "config": config}]
 
 
 def train_command(name: str, config: dict) -> str:
@@ -60,23 +67,19 @@ def train_command(name: str, config: dict) -> str:
     return " ".join(["python -m covidxr train", *options, f"--name {name}"])
 
 
-def commands(name: str, result: dict) -> str:
+def commands(result: dict) -> str:
     """What reproduces a result, line by line."""
-    lines = [train_command(name, result["config"]), f"python -m covidxr evaluate runs/{name}"]
-    if "started_from" in result:
-        first = Path(result["config"]["weights"]).parent.name
-        lines.insert(0, train_command(first, result["started_from"]))
-    return "\n".join(["```sh", *lines, "```"])
+    name = result["run"]
+    runs = [*result["earlier"], {"name": name, "config": result["config"]}]
+    lines = [train_command(run["name"], run["config"]) for run in runs]
+    return "\n".join(["```sh", *lines, f"python -m covidxr evaluate runs/{name}", "```"])
 
 
-def started_from(result: dict) -> str:
-    if "started_from" not in result:
-        return f"from weights `{result['config']['weights']}`"
-    first, second = result["started_from"], result["config"]
-    return (
-        f"from weights `{first['weights']}` at {first['image_size']} px, then on the same films at "
-        f"{second['image_size']} px"
-    )
+def steps(result: dict) -> str:
+    """Where the weights come from: a name, then the image sizes of the runs that led here."""
+    configs = [*(run["config"] for run in result["earlier"]), result["config"]]
+    sizes = ", then ".join(f"{config['image_size']} px" for config in configs)
+    return f"from weights `{configs[0]['weights']}` at {sizes}"
 
 
 def with_interval(row: dict) -> str:
@@ -112,11 +115,11 @@ def results_table() -> str:
         n, note = result["n"], f" {NOTES[name]}" if name in NOTES else ""
         counts = ", ".join(f"{count} {label}" for label, count in result["test_counts"].items())
         lines = [
-            f"**{title}**: trained on {n['train']:,} films {started_from(result)}, {n['val']:,} "
+            f"**{title}**: trained on {n['train']:,} films {steps(result)}, {n['val']:,} "
             f"for validation, tested once on {n['test']:,} ({counts}) of "
             f"{result['test_groups']:,} groups that stand in no other split.{note}",
             "",
-            commands(name, result),
+            commands(result),
             "",
             "| task | figure | value [95% interval] | n |",
             "|---|---|---|---|",
