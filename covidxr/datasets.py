@@ -28,6 +28,7 @@ MANIFEST_DTYPES = (
 MASK_FOLDERS = {"masks": "lung_mask_path", "lesions": "lesion_mask_path"}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm")
 MIN_IMAGES_PER_CLASS = 5
+LUNG_BOXES, BOX = "lung-bounding-boxes.csv", ("x", "y", "width", "height")
 VIRAL = "Viral Pneumonia"
 
 
@@ -295,8 +296,9 @@ def _cohen(folder: Path | None) -> tuple[pd.DataFrame, Path]:
     ``extent`` (0-8) and ``opacity`` (0-6) are means of three readers (94 images, COVID only). The
     extra columns ``extent_covidnet`` and ``opacity_covidnet`` (0-8 each) hold COVID-Net's scores
     where ``annotations/severity_annotations.csv`` from that project is present, else NA;
-    ``finding`` is the collection's own word. ``study_day`` counts from the first symptoms or
-    admission.
+    ``finding`` is the collection's own word; ``left_x`` ... ``right_height`` are lung boxes in
+    pixels of the image (see :func:`lung_boxes`), NA without one. ``study_day`` counts from the
+    first symptoms or admission.
     """
     root = _find(
         "cohen",
@@ -313,6 +315,7 @@ def _cohen(folder: Path | None) -> tuple[pd.DataFrame, Path]:
     )
     rows, report = _usable_rows(_cohen_columns(table), root)
     report += _add_scores(rows, root / "annotations")
+    rows = _add_boxes(rows, root)
     _report("cohen", report)
     return _manifest(rows.drop(columns=["modality", "filename"])), root
 
@@ -390,18 +393,28 @@ def _add_scores(rows: pd.DataFrame, annotations: Path) -> list[str]:
     return report
 
 
+def _add_boxes(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Join the lung boxes by file name, eight columns."""
+    columns = [f"{lung}_{name}" for lung in ("left", "right") for name in BOX]
+    if not (root / "annotations" / LUNG_BOXES).is_file():
+        return rows.reindex(columns=[*rows.columns, *columns])
+    boxes = lung_boxes(root).drop_duplicates(["filename", "lung"])
+    wide = boxes.pivot(index="filename", columns="lung", values=list(BOX))
+    wide.columns = [f"{lung}_{name}" for name, lung in wide.columns]
+    return rows.join(wide.reindex(columns=columns), on="filename")
+
+
 def lung_boxes(root: Path) -> pd.DataFrame:
     """Lung boxes of ``cohen``: filename, lung ("left", "right"), x, y, width, height in pixels.
 
     Drawn by a radiologist (GeneralBlockchain); some images have one box only.
     """
-    path = Path(root) / "annotations" / "lung-bounding-boxes.csv"
+    path = Path(root) / "annotations" / LUNG_BOXES
     if not path.is_file():
         raise InputError(f"cohen: {path} not found; expected the lung boxes of the collection")
     boxes = _read_csv(path)
-    pixels = ["x", "y", "width", "height"]
-    _need_columns(boxes, ("filename", "lung", *pixels), path)
-    boxes[pixels] = boxes[pixels].apply(pd.to_numeric).astype("Float64")
+    _need_columns(boxes, ("filename", "lung", *BOX), path)
+    boxes[list(BOX)] = boxes[list(BOX)].apply(pd.to_numeric).astype("Float64")
     return boxes
 
 

@@ -104,7 +104,9 @@ def draw(folder: Path, table: pd.DataFrame, result: dict) -> None:
     for name, drawing in drawings.items():
         figure, ax = plt.subplots(layout="constrained")
         plots.mark_synthetic(drawing(ax), result["config"]["dataset"])
-        figure.savefig(folder / f"{name}.png")
+        temporary = folder / f".{name}.part.png"
+        figure.savefig(temporary)
+        temporary.replace(folder / f"{name}.png")
         plt.close(figure)
 
 

@@ -268,6 +268,10 @@ def test_cohen_covidnet_scores_and_boxes(tmp_path):
     scored = manifest.dropna(subset=["extent_covidnet"])
     assert scored["image_path"].tolist() == ["images/c1.png"]
     assert scored[["extent_covidnet", "opacity_covidnet"]].iloc[0].tolist() == [4, 3.5]
+    boxed = manifest.dropna(subset=["left_x"])
+    assert boxed["image_path"].tolist() == ["images/c1.png"]
+    assert boxed[[f"left_{n}" for n in datasets.BOX]].iloc[0].tolist() == [1.5, 2, 30, 40]
+    assert manifest["right_x"].isna().all()
     box = datasets.lung_boxes(root).iloc[0]
     assert box.tolist() == ["c1.png", "left", 1.5, 2, 30, 40]
     with pytest.raises(InputError, match="lung-bounding-boxes.csv not found"):
@@ -290,6 +294,7 @@ def test_real_cohen(real_data):
     assert manifest["extent"].max() <= 8 and manifest["opacity"].max() <= 6
     assert manifest["patient_id"].notna().all()
     assert datasets.lung_boxes(root)["filename"].nunique() == 609
+    assert manifest["left_x"].notna().sum() + manifest["right_x"].notna().sum() > 1000
 
 
 # phantom
