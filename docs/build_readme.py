@@ -26,9 +26,11 @@ DATA = {
     "radiography": "real: a fixed subset of the COVID-19 Radiography Database, 224 × 224 px",
 }
 NOTES = {
-    "radiography": "The `Lung_Opacity` films of this subset are not the release's: they are NIH "
+    "phantom": "This test split was in view while the phantoms' difficulty was set (see Limits).",
+    "radiography": "Chosen on validation among three runs; the only one evaluated on test, once. "
+    "The `Lung_Opacity` films of this subset are not the release's: they are NIH "
     "ChestX-ray8 films labelled pneumonia by text mining, so their labels are noisy (some of these "
-    "films also stand among the `Normal`) and their source is their own."
+    "films also stand among the `Normal`) and their source is their own.",
 }
 
 
@@ -116,7 +118,7 @@ def results_table() -> str:
         counts = ", ".join(f"{count} {label}" for label, count in result["test_counts"].items())
         lines = [
             f"**{title}**: trained on {n['train']:,} films {steps(result)}, {n['val']:,} "
-            f"for validation, tested once on {n['test']:,} ({counts}) of "
+            f"for validation, tested on {n['test']:,} ({counts}) of "
             f"{result['test_groups']:,} groups that stand in no other split.{note}",
             "",
             commands(result),
