@@ -1,5 +1,6 @@
 """`python -m covidxr`: a thin face on the package. Teaching and research; not a medical device."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from covidxr import InputError
+from covidxr import InputError, launch
 from covidxr.config import TrainConfig
 
 app = typer.Typer(
@@ -116,6 +117,8 @@ def predict(
     from covidxr import runs
 
     table = runs.predict_files(run, runs.list_files(paths))
+    if launch.rank() > 0:
+        return
     runs.write_csv(out, table)
     rejected = int((table["status"] == "rejected").sum())
     print(f"{out}: {len(table)} files, {rejected} rejected. Not a medical device.")
@@ -133,6 +136,9 @@ def main() -> None:
     """Exit 0 on success, 2 with one line on bad usage or input, 1 on a real failure."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
+        launch.join()
+        if launch.rank() > 0:  # one process speaks for all
+            sys.stdout = sys.stderr = open(os.devnull, "w")
         sys.exit(app(standalone_mode=False))
     except UsageError as error:
         print(f"error: {error.format_message().rstrip('.')}; see --help", file=sys.stderr)

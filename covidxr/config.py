@@ -4,7 +4,10 @@ from dataclasses import dataclass, field, fields
 
 from covidxr import InputError
 
-IMBALANCE = ("weighted_loss", "balanced_sampler", "none")
+CHOICES = {
+    "imbalance": ("weighted_loss", "balanced_sampler", "none"),
+    "precision": ("auto", "float32"),
+}
 
 
 def _option(default, help: str, low=None, high=None):
@@ -20,14 +23,15 @@ class TrainConfig:
     weights: str = _option("none", "imagenet, none, or the path of a checkpoint")
     image_size: int = _option(64, "pixels a side", 32, 1024)
     epochs: int = _option(8, "passes over the training split", 1, 10_000)
-    batch_size: int = _option(32, "images a step", 2, 4096)
+    batch_size: int = _option(32, "images a step, over all processes", 2, 4096)
     lr: float | None = _option(None, "learning rate (default: by weights)", 0, 10)
     weight_decay: float = _option(0.05, "AdamW's decay of the weights", 0, 10)
     warmup: float = _option(0.1, "share of the steps in which the rate rises", 0, 0.9)
     label_smoothing: float = _option(0.1, "share of each label spread over all classes", 0, 0.9)
-    imbalance: str = _option("weighted_loss", f"one of {', '.join(IMBALANCE)}")
+    imbalance: str = _option("weighted_loss", "weighted_loss, balanced_sampler or none")
     augment: bool = _option(True, "rotate, shift, scale and change contrast while training")
     freeze: bool = _option(False, "train the head only, on features computed once")
+    precision: str = _option("auto", "auto (the processor's fastest safe one) or float32")
     patience: int = _option(10, "epochs without gain on validation before stopping", 1, 10_000)
     folds: int = _option(5, "of the split; 5 gives 60/20/20", 3, 100)
     test_fold: int = _option(0, "which fold is the test split", 0)
@@ -46,8 +50,11 @@ class TrainConfig:
                 continue
             if isinstance(value, str) or not low <= value <= high:
                 raise InputError(f"{option.name}: found {value}, expected {low} to {high}")
-        if self.imbalance not in IMBALANCE:
-            raise InputError(f"imbalance: found {self.imbalance!r}, expected one of {IMBALANCE}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name}: found {getattr(self, name)!r}, expected one of {choices}"
+                )
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainConfig":

@@ -11,6 +11,7 @@ import pandas as pd
 
 from covidxr import InputError, calibration, metrics, plots
 from covidxr.config import TrainConfig
+from covidxr.models import load_checkpoint
 from covidxr.runs import (
     RUNS,
     Data,
@@ -25,6 +26,10 @@ from covidxr.runs import (
     write_json,
 )
 
+SUBGROUPS = ("source", "view", "sex")
+AGES = (18, 40, 60, 75)
+AGE_BANDS = ("under 18", "18 to 39", "40 to 59", "60 to 74", "75 and over")
+
 
 def evaluate(run, data: Data | None = None) -> dict:
     """Open the test split of a run, once: predictions_test.csv, metrics.json and figures/."""
@@ -38,6 +43,8 @@ def evaluate(run, data: Data | None = None) -> dict:
         "test_counts": {str(k): int(v) for k, v in table["label"].value_counts().items()},
         "test_groups": len(set(groups)),
         **score(table, groups),
+        **decisions(table, groups, load_checkpoint(run / "model.safetensors")[1]),
+        "subgroups": records(subgroups(table, manifest[manifest["split"] == "test"])),
     }
     write_json(run / "metrics.json", result)
     draw(run / "figures", table, result)
@@ -66,8 +73,97 @@ def score(table: pd.DataFrame, groups) -> dict:
     if len(classes) > 2 and {"Normal", "COVID"} <= set(classes):
         pair = metrics.two_class(labels, probabilities, classes, "Normal", "COVID", groups)
         frames["covid_vs_normal"] = metrics.classification_metrics(*pair)
-    result = {key: json.loads(frame.to_json(orient="records")) for key, frame in frames.items()}
+    result = {key: records(frame) for key, frame in frames.items()}
     return result | {"calibration_error": calibration_error(labels, probabilities, groups)}
+
+
+def records(frame: pd.DataFrame) -> list[dict]:
+    """Rows for a JSON file, NA as null."""
+    return json.loads(frame.to_json(orient="records"))
+
+
+def positive_class(classes) -> str:
+    """The class that a threshold asks about: COVID, else the last one."""
+    return "COVID" if "COVID" in classes else classes[-1]
+
+
+def uncalibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """What the softmax gave before temperature scaling: probabilities (N, C) ** T, normalised."""
+    return calibration.softmax(np.log(np.maximum(probabilities, 1e-300)), 1 / temperature)
+
+
+def decisions(table: pd.DataFrame, groups, checkpoint: dict) -> dict:
+    """Calibration before temperature scaling, and the operating point chosen on validation.
+
+    Args:
+        checkpoint: its metadata, of which `temperature` and `threshold` are used.
+    """
+    labels, probabilities, classes = arrays(table)
+    before = uncalibrated(probabilities, checkpoint["temperature"])
+    result = {
+        "temperature": checkpoint["temperature"],
+        "calibration_error_before": calibration_error(labels, before, groups),
+    }
+    truth, threshold = table["label"] == "COVID", checkpoint["threshold"]
+    if threshold is None or truth.nunique() < 2:
+        return result | {"operating_point": None}
+    point = calibration.operating_point(truth, table["p_COVID"], threshold)
+    return result | {
+        "operating_point": {
+            "threshold": threshold,
+            "figures": records(point),
+            "predictive_values": records(predictive_values(point)),
+        }
+    }
+
+
+def predictive_values(point: pd.DataFrame, prevalences=(0.01, 0.05, 0.20)) -> pd.DataFrame:
+    """PPV and NPV of an operating point at several prevalences.
+
+    Returns:
+        prevalence, metric, value, low, high; the ends come from those of sensitivity and
+        specificity together, which makes the interval cautious (wider than 95%).
+    """
+    rows = []
+    for prevalence in prevalences:
+        ends = [
+            calibration.predictive_values(*point[end], prevalence)
+            for end in ("value", "low", "high")
+        ]
+        for metric, values in zip(("ppv", "npv"), zip(*ends, strict=True), strict=True):
+            rows.append((prevalence, metric, *map(float, values)))
+    return pd.DataFrame(rows, columns=["prevalence", "metric", "value", "low", "high"])
+
+
+def subgroups(table: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy, and the positive class's sensitivity, specificity and AUROC, per subgroup.
+
+    Args:
+        table: predictions of the rows of `manifest`, in its order.
+
+    Returns:
+        subgroup, level, then the columns of metrics.classification_metrics. Images whose level is
+        not known form a level of their own.
+    """
+    labels, probabilities, classes = arrays(table)
+    ages = pd.cut(manifest["age_years"], [0, *AGES, 200], right=False, labels=AGE_BANDS)
+    columns = {name: manifest[name] for name in SUBGROUPS} | {"age": ages}
+    frames = []
+    for subgroup, column in columns.items():
+        column = column.astype("string").fillna("unknown").to_numpy()
+        for level in np.unique(column):
+            rows = column == level
+            groups = manifest["group_id"].to_numpy()[rows]
+            frame = metrics.classification_metrics(
+                labels[rows], probabilities[rows], classes, groups
+            )
+            mine = frame["class"].eq(positive_class(classes)) & frame["metric"].isin(
+                ["sensitivity", "specificity", "auroc"]
+            )
+            frame = frame[mine.fillna(False) | frame["metric"].eq("accuracy")]
+            frames.append(frame.assign(subgroup=subgroup, level=level))
+    result = pd.concat(frames, ignore_index=True)
+    return result[["subgroup", "level", *result.columns[:-2]]]
 
 
 def calibration_error(labels, probabilities, groups) -> dict:
@@ -87,10 +183,20 @@ def calibration_error(labels, probabilities, groups) -> dict:
 
 
 def draw(folder: Path, table: pd.DataFrame, result: dict) -> None:
-    """Confusion matrix, ROC, precision-recall and reliability, each as a PNG file."""
+    """Every figure of the evaluation as a PNG file."""
     labels, probabilities, classes = arrays(table)
-    frame = pd.DataFrame(result["metrics"])
-    folder.mkdir(exist_ok=True)
+    frame, positive = pd.DataFrame(result["metrics"]), positive_class(classes)
+    truth, score = table["label"] == positive, table[f"p_{positive}"]
+    before = uncalibrated(probabilities, result["temperature"])
+
+    def reliability(ax):
+        plots.reliability_diagram(labels, before, 10, "before temperature scaling", ax=ax)
+        return plots.reliability_diagram(labels, probabilities, 10, "after", ax=ax)
+
+    def net_benefit(ax):
+        curve = calibration.net_benefit(truth, score, np.linspace(0.01, 0.99, 99))
+        return plots.net_benefit(curve, len(table), ax=ax, title=f"Net benefit, {positive}")
+
     drawings = {
         "confusion_matrix": lambda ax: plots.confusion_matrix(
             labels, probabilities.argmax(axis=1), classes, ax=ax
@@ -99,8 +205,14 @@ def draw(folder: Path, table: pd.DataFrame, result: dict) -> None:
         "precision_recall": lambda ax: plots.precision_recall_curves(
             labels, probabilities, classes, frame, ax=ax
         ),
-        "reliability": lambda ax: plots.reliability_diagram(labels, probabilities, 10, ax=ax),
+        "reliability": reliability,
+        "abstention": lambda ax: plots.abstention(
+            calibration.abstention_curve(labels, probabilities), ax=ax
+        ),
     }
+    if truth.nunique() == 2:
+        drawings["net_benefit"] = net_benefit
+    folder.mkdir(exist_ok=True)
     for name, drawing in drawings.items():
         figure, ax = plt.subplots(layout="constrained")
         plots.mark_synthetic(drawing(ax), result["config"]["dataset"])

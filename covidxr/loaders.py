@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     WeightedRandomSampler,
 )
@@ -133,27 +134,66 @@ def write_text(path: Path, text: str) -> None:
 class XrayDataset(Dataset):
     """Pixels uint8 (N, S, S), or features float (N, D), with class indices (N,).
 
-    An item is ((1, S, S) or (D,), int64); a list of rows gives a whole batch in one step.
+    `rows` takes some of them without copying a memory map. An item is ((1, S, S) or (D,), int64);
+    a list of items gives a whole batch in one step.
     """
 
-    def __init__(self, inputs: np.ndarray, targets) -> None:
+    def __init__(self, inputs: np.ndarray, targets, rows=None) -> None:
         if len(inputs) != len(targets):
             raise InputError(f"{len(inputs)} inputs but {len(targets)} targets")
-        self.inputs = inputs[:, None] if inputs.ndim == 3 else inputs
-        self.targets = torch.as_tensor(np.asarray(targets), dtype=torch.int64)
+        self.inputs = inputs
+        self.rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
+        self.targets = torch.as_tensor(np.array(targets), dtype=torch.int64)[self.rows]
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.rows)
 
-    def __getitem__(self, rows) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, items) -> tuple[torch.Tensor, torch.Tensor]:
         # np.array copies: the memory map is read-only and a tensor must own its memory.
-        return torch.from_numpy(np.array(self.inputs[rows])), self.targets[rows]
+        batch = torch.from_numpy(np.array(self.inputs[self.rows[items]]))
+        _release(self.inputs)
+        return batch.unsqueeze(-3) if self.inputs.ndim == 3 else batch, self.targets[items]
+
+
+def _release(array: np.ndarray) -> None:
+    """Let go of a memory map's pages, which stay in the system's file cache."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def class_weights(targets, n_classes: int) -> torch.Tensor:
     """Weights (C,) inversely proportional to class frequency, mean 1 over the images."""
     counts = np.bincount(targets, minlength=n_classes)
     return torch.as_tensor(len(targets) / (n_classes * counts), dtype=torch.float32)
+
+
+class Batches(Sampler):
+    """The rows of a sampler in lists of `batch_size`, shared out so that each is seen once.
+
+    When training, every process takes its part of each batch; else whole batches are dealt out in
+    turn, so that they are the same however many processes there are. A last training batch too
+    small for batch normalisation (one image a process) joins the batch before it.
+
+    Args:
+        shard: number of this process, and how many there are.
+    """
+
+    def __init__(self, sampler, batch_size: int, train: bool, shard=(0, 1)) -> None:
+        self.sampler, self.train, (self.rank, self.processes) = sampler, train, shard
+        starts = list(range(0, len(sampler), batch_size))
+        if train and len(starts) > 1 and len(sampler) - starts[-1] < 2 * self.processes:
+            starts.pop()
+        self.bounds = list(zip(starts, [*starts[1:], len(sampler)], strict=True))
+        if not train:
+            self.bounds = self.bounds[self.rank :: self.processes]
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __iter__(self):
+        rows = list(self.sampler)
+        for start, end in self.bounds:
+            yield rows[start:end][self.rank :: self.processes] if self.train else rows[start:end]
 
 
 def make_loader(
@@ -163,11 +203,12 @@ def make_loader(
     balanced: bool = False,
     seed: int = 0,
     num_workers: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> DataLoader:
     """Batches of `dataset`: in order, or shuffled from `seed` when `train`.
 
-    `balanced` draws every class equally often, with replacement. A last training batch of one
-    image is dropped, since batch normalisation cannot use it.
+    `balanced` draws every class equally often, with replacement. `shard` is the number of this
+    process and how many there are (see Batches); all give the same seed.
     """
     generator = torch.Generator().manual_seed(seed)
     if not train:
@@ -177,12 +218,12 @@ def make_loader(
         sampler = WeightedRandomSampler(weights, len(dataset), generator=generator)
     else:
         sampler = RandomSampler(dataset, generator=generator)
-    drop_last = train and len(dataset) % batch_size == 1
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=BatchSampler(sampler, batch_size, drop_last),
+        sampler=Batches(sampler, batch_size, train, shard),
         num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
         generator=generator,
         worker_init_fn=seed_worker,
     )

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
+from accelerate import PartialState
 
 from covidxr import InputError, __version__, calibration, datasets, splits
-from covidxr.images import RejectedImage
 from covidxr.loaders import (
     XrayDataset,
     decode,
@@ -26,7 +27,7 @@ from covidxr.loaders import (
     write_text,
 )
 from covidxr.models import build_model, load_checkpoint, load_weights, save_checkpoint
-from covidxr.training import TrainConfig, choose_compute, fit, predict, set_seed
+from covidxr.training import TrainConfig, choose_compute, fit, gather, predict, set_seed
 
 RUNS = Path("runs")
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow")
@@ -46,7 +47,7 @@ class Data(NamedTuple):
 
     def part(self, split: str) -> XrayDataset:
         rows = np.flatnonzero(self.manifest["split"] == split)
-        return XrayDataset(self.pixels[rows], self.targets[rows])
+        return XrayDataset(self.pixels, self.targets, rows)
 
 
 def prepare(config: TrainConfig) -> Data:
@@ -59,9 +60,11 @@ def prepare(config: TrainConfig) -> Data:
         print(f"left out {manifest['image_path'].iloc[row]}: {reason}")
     usable = np.setdiff1d(np.arange(len(manifest)), list(rejected))
     if rejected:
+        # Decoded again without them: a row of pixels is a row of the manifest.
         manifest = manifest.iloc[usable].reset_index(drop=True)
-        pixels, squares = pixels[usable], squares[usable]
         datasets.check_manifest(manifest, f"{config.dataset} in {root}, readable images")
+        pixels, _ = decode([paths[row] for row in usable], config.image_size)
+        squares = squares[usable]
     manifest = splits.add_groups(manifest, root, squares=squares)
     return split(Data(manifest, pixels, datasets.classes_of(manifest)), config)
 
@@ -88,6 +91,8 @@ def run_name(config: TrainConfig) -> str:
 def train(config: TrainConfig, run: Path | None = None, data: Data | None = None) -> Path:
     """Train and write a run folder; the test split stays closed.
 
+    Below `accelerate launch` all processes train together and the first one writes.
+
     Raises:
         InputError: bad configuration or data, weights that cannot be had, or a finished run
             already in that folder.
@@ -96,26 +101,34 @@ def train(config: TrainConfig, run: Path | None = None, data: Data | None = None
     if (run / "model.safetensors").exists():
         raise InputError(f"{run}: holds a finished run; choose another name or delete it")
     load_weights(config.weights)  # weights that cannot be had stop here: nothing is written yet
-    data = data or prepare(config)
+    compute = choose_compute(config.precision)
+    with PartialState().main_process_first():  # the others find its image cache
+        data = data or prepare(config)
     make_folder(run)
     set_seed(config.seed)
     model = build_model(len(data.classes), config.weights)
-    history = fit(model, data.part("train"), data.part("val"), config)
+    history = fit(model, data.part("train"), data.part("val"), config, compute)
     val = data.part("val")
-    logits = predict(model, make_loader(val, 64), choose_compute())
-    temperature = calibration.fit_temperature(logits, val.targets.numpy())
-    table = predictions_table(
-        data.manifest[data.manifest["split"] == "val"],
-        calibration.softmax(logits, temperature),
-        data.classes,
-    )
-    write_json(run / "config.json", asdict(config))
+    logits = predict(model, make_loader(val, 64, shard=compute.shard), compute)
+    if compute.rank == 0:
+        _save(run, config, data, model, history, logits, compute)
+    PartialState().wait_for_everyone()
+    return run
+
+
+def _save(run: Path, config: TrainConfig, data: Data, model, history, logits, compute) -> None:
+    """Write the run folder from what training left: `logits` (N, C) are the validation split's."""
+    manifest = data.manifest[data.manifest["split"] == "val"]
+    temperature = calibration.fit_temperature(logits, data.part("val").targets.numpy())
+    probabilities = calibration.softmax(logits, temperature)
+    table = predictions_table(manifest, probabilities, data.classes)
+    used = compute._asdict() | {"memory_format": "channels_last"}
+    write_json(run / "config.json", asdict(config) | {"compute": used})
     write_csv(run / "manifest.csv", data.manifest)
     write_csv(run / "history.csv", history)
     write_csv(run / "predictions_val.csv", table)
     # Last: its presence says that the run is complete.
     save_checkpoint(run / "model.safetensors", model, metadata(config, data, temperature, table))
-    return run
 
 
 def find_or_train(config: TrainConfig, data: Data | None = None) -> Path:
@@ -134,6 +147,7 @@ def metadata(config: TrainConfig, data: Data, temperature: float, val: pd.DataFr
         "classes": data.classes,
         "image_size": config.image_size,
         "normalisation": "grey / 255, then (x - 0.449) / 0.226",
+        "precision": config.precision,
         "temperature": temperature,
         "threshold": _threshold(val),
         "weights": config.weights,
@@ -172,8 +186,10 @@ def read_run(run) -> tuple[TrainConfig, pd.DataFrame]:
         if not (run / name).is_file():
             raise InputError(f"{run}: not a run folder, it has no {name}")
     try:
-        config = TrainConfig.from_dict(json.loads((run / "config.json").read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
+        values = json.loads((run / "config.json").read_text())
+        values.pop("compute", None)
+        config = TrainConfig.from_dict(values)
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise InputError(f"{run}/config.json: damaged ({error}); train the run again") from error
     return config, read_csv(run / "manifest.csv")
 
@@ -196,7 +212,7 @@ def predict_test(run, data: Data | None = None) -> pd.DataFrame:
             f"{run}: the images, labels or split of {config.dataset!r} are not those of training; "
             "restore the dataset or train again"
         )
-    compute = choose_compute()
+    compute = choose_compute(config.precision)
     logits = predict(model.to(compute.device), make_loader(data.part("test"), 64), compute)
     table = predictions_table(
         manifest[manifest["split"] == "test"],
@@ -210,35 +226,34 @@ def predict_test(run, data: Data | None = None) -> pd.DataFrame:
 def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
     """Calibrated predictions for image files: one row per file, in order, rejected ones too.
 
-    No files give a table without rows.
+    No files give a table without rows. Below `accelerate launch` the batches are dealt out between
+    the processes, and all get the whole table.
     """
     model, meta = load_checkpoint(Path(run) / "model.safetensors")
-    compute, classes = choose_compute(), tuple(meta["classes"])
-    model.to(compute.device)
-    paths = [Path(path) for path in paths]
-    rows, tables = pd.DataFrame(columns=["image_path", "patient_id", "label"]), []
-    images = read_squares(paths, meta["image_size"])
-    for start in range(0, len(paths), batch_size):
-        batch = list(itertools.islice(images, batch_size))
-        read = [not isinstance(image, RejectedImage) for image in batch]
-        rows = pd.DataFrame({"image_path": [str(p) for p in paths[start : start + batch_size]]})
-        rows = rows.assign(patient_id=pd.NA, label=pd.NA, status="rejected")
-        rows["reason"] = [
-            None if ok else image.reason for ok, image in zip(read, batch, strict=True)
-        ]
-        if any(read):
-            pixels = np.stack([image for image in batch if isinstance(image, np.ndarray)])
-            loader = make_loader(XrayDataset(pixels, np.zeros(len(pixels))), batch_size)
-            logits = predict(model, loader, compute)
-            table = predictions_table(
-                rows[read], calibration.softmax(logits, meta["temperature"]), classes
-            )
-            rows = pd.concat([table.set_index(rows.index[read]), rows[~np.array(read)]])
-        tables.append(rows.sort_index())
-    empty = predictions_table(rows[:0], np.zeros((0, len(classes))), classes)
-    if not tables:
-        return empty
-    return pd.concat(tables, ignore_index=True).reindex(columns=empty.columns)
+    compute = choose_compute(meta.get("precision", "auto"))
+    classes, size = meta["classes"], meta["image_size"]
+    rows = pd.DataFrame({"image_path": [str(path) for path in paths]})
+    rows = rows.assign(patient_id=pd.NA, label=pd.NA)
+    if rows.empty:
+        return predictions_table(rows, np.zeros((0, len(classes))), classes)
+    batches = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
+    own = batches[compute.rank :: compute.processes]
+    images = read_squares([path for batch in own for path in batch], size)
+    reasons = []
+
+    def load():
+        for batch in own:
+            found = list(itertools.islice(images, len(batch)))
+            reasons.append([getattr(image, "reason", None) for image in found])
+            read = [image for image in found if isinstance(image, np.ndarray)]
+            yield torch.from_numpy(np.array(read, np.uint8).reshape(-1, 1, size, size)), None
+
+    logits = predict(model.to(compute.device), load(), compute)
+    rows["reason"] = list(itertools.chain(*gather(reasons, compute)))
+    read = rows["reason"].isna()
+    table = predictions_table(rows[read], calibration.softmax(logits, meta["temperature"]), classes)
+    rejected = rows[~read].assign(status="rejected").reindex(columns=table.columns)
+    return pd.concat([table.set_index(rows.index[read]), rejected]).sort_index()
 
 
 def list_files(paths) -> list[Path]:
@@ -251,7 +266,7 @@ def list_files(paths) -> list[Path]:
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
+            found = sorted(p for p in path.rglob("*") if _is_input(p))
             if not found:
                 raise InputError(f"{path}: the folder holds no files")
             files += found
@@ -260,6 +275,11 @@ def list_files(paths) -> list[Path]:
         else:
             raise InputError(f"{path}: no such folder; give image files or folders of them")
     return files
+
+
+def _is_input(path: Path) -> bool:
+    """A file, or a link that leads nowhere, which becomes a rejected row."""
+    return path.name[0] != "." and (path.is_file() or path.is_symlink() and not path.exists())
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The training phase: one epoch, predictions, and `fit` around them."""
 
 import math
+import os
 import random
 from collections.abc import Callable
 from copy import deepcopy
@@ -9,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import f1_score
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object, reduce
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -30,24 +32,47 @@ def set_seed(seed: int) -> None:
 class Compute(NamedTuple):
     """Where and how precisely to compute; chosen once, by `choose_compute`."""
 
-    device: str  # cuda, mps or cpu
+    device: str  # cuda, mps or cpu; of this process
     dtype: str  # float32, bfloat16 or float16: what matrix products are computed in
+    rank: int = 0  # number of this process
+    processes: int = 1
+
+    @property
+    def kind(self) -> str:
+        return torch.device(self.device).type
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        return self.rank, self.processes
 
     def autocast(self):
         dtype = getattr(torch, self.dtype)
-        return torch.autocast(self.device, dtype, enabled=self.dtype != "float32")
+        return torch.autocast(self.kind, dtype, enabled=self.dtype != "float32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps small gradients from vanishing in float16; does nothing in other types."""
+        return torch.amp.GradScaler(self.kind, init_scale=1024, enabled=self.dtype == "float16")
 
 
-def choose_compute() -> Compute:
-    """The fastest safe choice: bfloat16 only where the processor computes it natively."""
-    if torch.cuda.is_available():
-        return Compute("cuda", "bfloat16" if torch.cuda.is_bf16_supported(False) else "float32")
-    if torch.backends.mps.is_available():
-        return Compute("mps", "float32")
+def choose_compute(precision: str = "auto") -> Compute:
+    """This process's device and, unless `precision` is float32, its fastest safe data type.
+
+    Joins the processes of `accelerate launch`, where there are several.
+    """
+    on_processor = os.environ.get("ACCELERATE_USE_CPU") == "True"
+    state = PartialState(cpu=on_processor or not torch.accelerator.is_available())
+    dtype = _fast_dtype(state.device.type) if precision == "auto" else "float32"
+    return Compute(str(state.device), dtype, state.process_index, state.num_processes)
+
+
+def _fast_dtype(device: str) -> str:
+    """bfloat16 only where the processor computes it natively."""
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(False) else "float16"
     has_bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and (
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
-    return Compute("cpu", "bfloat16" if has_bf16 else "float32")
+    return "bfloat16" if device == "cpu" and has_bf16 else "float32"
 
 
 def train_one_epoch(
@@ -61,20 +86,24 @@ def train_one_epoch(
 ) -> float:
     """Show the model every batch once and step the weights after each; the mean loss per image."""
     model.train()
-    total, seen = 0.0, 0
+    scaler = compute.scaler()
+    total, seen = torch.zeros((), device=compute.device), 0
     # The bar shows on a terminal only; elsewhere `fit` prints one line per epoch.
-    for images, targets in tqdm(loader, leave=False, disable=None):
-        images, targets = images.to(compute.device), targets.to(compute.device)
+    for images, targets in tqdm(loader, leave=False, disable=compute.rank > 0 or None):
+        images = images.to(compute.device, non_blocking=True)
+        targets = targets.to(compute.device, non_blocking=True)
         if augment is not None:
             images = augment(images)
         optimizer.zero_grad()
         with compute.autocast():
             loss = loss_fn(model(images), targets)
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         scheduler.step()
-        total, seen = total + loss.item() * len(targets), seen + len(targets)
-    return total / seen
+        total, seen = total + loss.detach() * len(targets), seen + len(targets)
+    totals, counts = zip(*gather_object([(total.item(), seen)]), strict=True)
+    return sum(totals) / sum(counts)
 
 
 @torch.inference_mode()
@@ -86,6 +115,8 @@ def predict(
 ) -> np.ndarray:
     """Outputs for every image of `loader`, in order: float32 (N, C) logits.
 
+    Several processes each predict the batches of their shard and all get all outputs.
+
     Args:
         forward: what to call in place of the whole model, e.g. `model.features` for (N, 512).
     """
@@ -93,8 +124,15 @@ def predict(
     outputs = []
     for images, _ in loader:
         with compute.autocast():
-            outputs.append((forward or model)(images.to(compute.device)).float().cpu())
-    return torch.cat(outputs).numpy()
+            output = (forward or model)(images.to(compute.device, non_blocking=True))
+        outputs.append(output.float().cpu().numpy())
+    return np.concatenate(gather(outputs, compute))
+
+
+def gather(items: list, compute: Compute) -> list:
+    """The items of all processes in their order, where item i of process r is i * processes + r."""
+    numbered = [(i * compute.processes + compute.rank, item) for i, item in enumerate(items)]
+    return [item for _, item in sorted(gather_object(numbered), key=lambda pair: pair[0])]
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -146,14 +184,17 @@ def fit(
     Returns:
         history, one row per epoch: epoch, lr, train_loss, val_loss, val_macro_f1.
     """
-    compute = compute or choose_compute()
+    compute = compute or choose_compute(config.precision)
     model.to(compute.device)
     if not config.freeze:
         augment = Augment() if config.augment else None
         return _fit(model, train_set, val_set, config, compute, augment)
     # A frozen backbone gives every image the same features each time: compute them once.
     train_set, val_set = (
-        XrayDataset(predict(model, make_loader(part, 64), compute, model.features), part.targets)
+        XrayDataset(
+            predict(model, make_loader(part, 64, shard=compute.shard), compute, model.features),
+            part.targets,
+        )
         for part in (train_set, val_set)
     )
     return _fit(model.fc, train_set, val_set, config, compute, augment=None)
@@ -167,14 +208,18 @@ def _fit(model, train_set, val_set, config, compute, augment) -> pd.DataFrame:
         label_smoothing=config.label_smoothing,
     )
     balanced = config.imbalance == "balanced_sampler"
-    loader = make_loader(train_set, config.batch_size, True, balanced, config.seed)
-    val_loader = make_loader(val_set, 64)
+    loader = make_loader(
+        train_set, config.batch_size, True, balanced, config.seed, shard=compute.shard
+    )
+    val_loader = make_loader(val_set, 64, shard=compute.shard)
     optimizer = make_optimizer(model, config)
     scheduler = make_scheduler(optimizer, config.epochs * len(loader), config.warmup)
+    parallel = Accelerator().prepare_model(model) if compute.processes > 1 else model
     history, best_score, best_state = [], -1.0, None
     for epoch in range(1, config.epochs + 1):
         lr = scheduler.get_last_lr()[0]
-        loss = train_one_epoch(model, loader, loss_fn, optimizer, scheduler, augment, compute)
+        loss = train_one_epoch(parallel, loader, loss_fn, optimizer, scheduler, augment, compute)
+        _average_statistics(model, compute)
         val_loss, score = validate(model, val_loader, compute)
         history.append((epoch, lr, loss, val_loss, score))
         report_epoch(config.epochs, *history[-1])
@@ -186,8 +231,18 @@ def _fit(model, train_set, val_set, config, compute, augment) -> pd.DataFrame:
     return pd.DataFrame(history, columns=["epoch", "lr", "train_loss", "val_loss", "val_macro_f1"])
 
 
+def _average_statistics(model: nn.Module, compute: Compute) -> None:
+    """Batch normalisation saw other images in each process: share the mean of what they saw."""
+    if compute.processes > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(reduce(buffer, "mean"))
+
+
 def validate(model: nn.Module, loader: DataLoader, compute: Compute) -> tuple[float, float]:
     """Mean cross-entropy and macro-F1 on a validation loader."""
+    from sklearn.metrics import f1_score  # here, since it takes long to load
+
     logits, targets = torch.from_numpy(predict(model, loader, compute)), loader.dataset.targets
     loss = nn.functional.cross_entropy(logits, targets).item()
     return loss, float(f1_score(targets, logits.argmax(1), average="macro"))

@@ -8,14 +8,14 @@ notebooks' run times from runs/notebooks/<dataset>/times.json.
 import json
 import re
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import nbformat
 import numpy as np
 from PIL import Image
 
-from covidxr import CLASSES, phantom
+from covidxr import CLASSES, phantom, runs
 from covidxr.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ def earlier_runs(weights: str) -> list[dict]:
     if not Path(weights).is_file():
         return []
     run = Path(weights).parent
-    config = json.loads((run / "config.json").read_text()) | {"data_dir": None}
+    config = asdict(runs.read_run(run)[0]) | {"data_dir": None}
     return [*earlier_runs(config["weights"]), {"name": run.name, "config": config}]
 
 
@@ -72,8 +72,8 @@ def train_command(name: str, config: dict) -> str:
 def commands(result: dict) -> str:
     """What reproduces a result, line by line."""
     name = result["run"]
-    runs = [*result["earlier"], {"name": name, "config": result["config"]}]
-    lines = [train_command(run["name"], run["config"]) for run in runs]
+    steps = [*result["earlier"], {"name": name, "config": result["config"]}]
+    lines = [train_command(step["name"], step["config"]) for step in steps]
     return "\n".join(["```sh", *lines, f"python -m covidxr evaluate runs/{name}", "```"])
 
 

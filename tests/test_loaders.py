@@ -156,10 +156,47 @@ def test_shuffle_follows_the_seed_and_shows_every_image_once():
     assert sorted(first[0]) == sorted(first[1]) == list(range(30))
 
 
-@pytest.mark.parametrize(("n", "sizes"), [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4])])
-def test_a_lone_last_training_image_is_dropped(n, sizes):
+@pytest.mark.parametrize(("n", "sizes"), [(9, [4, 5]), (10, [4, 4, 2]), (8, [4, 4]), (1, [1])])
+def test_a_lone_last_training_image_joins_the_batch_before(n, sizes):
     loader = make_loader(numbered(n), 4, train=True)
     assert [len(batch) for batch in rows_of(loader)] == sizes and len(loader) == len(sizes)
+
+
+@pytest.mark.parametrize("n", [8, 10, 11, 13, 30])
+def test_processes_share_every_training_batch(n):
+    whole = rows_of(make_loader(numbered(n), 6, train=True, seed=2))
+    parts = [
+        rows_of(make_loader(numbered(n), 6, train=True, seed=2, shard=(rank, 2)))
+        for rank in range(2)
+    ]
+    assert len(parts[0]) == len(parts[1])
+    assert min(len(batch) for part in parts for batch in part) >= 2
+    assert sorted(sum(parts[0] + parts[1], [])) == sorted(sum(whole, [])) == list(range(n))
+
+
+def test_processes_take_whole_batches_in_turn_outside_training():
+    parts = [rows_of(make_loader(numbered(10), 3, shard=(rank, 2))) for rank in range(2)]
+    assert parts == [[[0, 1, 2], [6, 7, 8]], [[3, 4, 5], [9]]]
+
+
+def test_rows_choose_without_copying(paths, tmp_path):
+    pixels, _ = decode(paths, 32, tmp_path)
+    dataset = XrayDataset(pixels, np.arange(5), rows=[4, 1])
+    assert np.shares_memory(dataset.inputs, pixels) and dataset.targets.tolist() == [4, 1]
+    for _ in range(2):  # the memory map's pages are let go after each batch, and come back
+        images, targets = dataset[[1, 0]]
+        np.testing.assert_array_equal(images[:, 0].numpy(), pixels[[1, 4]])
+        assert targets.tolist() == [1, 4]
+
+
+def test_cached_and_uncached_batches_are_identical(paths, tmp_path):
+    cached, _ = decode(paths, 32, tmp_path)
+    direct = np.stack([read_square(path, 32) for path in paths])
+    batches = [
+        [images for images, _ in make_loader(XrayDataset(inputs, np.arange(5)), 2, train=True)]
+        for inputs in (cached, direct)
+    ]
+    assert len(batches[0]) == 2 and all(map(torch.equal, *batches))
 
 
 def test_balanced_sampler_draws_every_class_as_often():

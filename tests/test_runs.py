@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from covidxr import CLASSES, InputError, evaluation, runs, splits
+from covidxr import CLASSES, InputError, calibration, evaluation, runs, splits
 from covidxr.models import load_checkpoint, save_checkpoint
 from covidxr.training import Compute, TrainConfig
 
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 TRAINED = "config.json history.csv manifest.csv model.safetensors predictions_val.csv".split()
-FIGURES = ("confusion_matrix", "precision_recall", "reliability", "roc")
+FIGURES = tuple("abstention confusion_matrix net_benefit precision_recall reliability roc".split())
 COLUMNS = [
     *("image_path", "patient_id", "label", "p_Normal", "p_Lung_Opacity", "p_COVID"),
     *("predicted", "extent", "opacity", "status", "reason"),
@@ -163,7 +163,7 @@ def test_rejected_files_keep_their_place(tiny_run, phantom_dir, tmp_path, batch_
 
 def test_probabilities_do_not_depend_on_the_batch(tiny_run, phantom_dir, monkeypatch):
     """In float32; in bfloat16 the last digits may follow the size of the batch."""
-    monkeypatch.setattr(runs, "choose_compute", lambda: Compute("cpu", "float32"))
+    monkeypatch.setattr(runs, "choose_compute", lambda _: Compute("cpu", "float32"))
     paths = sorted(phantom_dir.glob("*/images/*.png"))[:7]
     one, many = (runs.predict_files(tiny_run, paths, size)[COLUMNS[3:6]] for size in (1, 64))
     np.testing.assert_allclose(one, many, atol=1e-5)
@@ -345,3 +345,28 @@ def test_list_files(tmp_path):
         runs.list_files([tmp_path / "empty"])
     with pytest.raises(InputError, match="no such folder"):
         runs.list_files([tmp_path / "nowhere"])
+
+
+def test_evaluation_tells_decisions_and_subgroups(run):
+    result = evaluation.evaluate(run)
+    point = result["operating_point"]
+    assert [row["metric"] for row in point["figures"]] == ["sensitivity", "specificity"]
+    sensitivity, specificity = (row["value"] for row in point["figures"])
+    values = {(r["prevalence"], r["metric"]): r["value"] for r in point["predictive_values"]}
+    assert len(values) == 6
+    hits, alarms = 0.2 * sensitivity, 0.2 * sensitivity + 0.8 * (1 - specificity)
+    assert values[0.2, "ppv"] == pytest.approx(hits / alarms)
+    frame = pd.DataFrame(result["subgroups"])
+    n = frame[frame["metric"] == "accuracy"].groupby("subgroup")["n"].sum()
+    assert n.to_dict() == dict.fromkeys(("source", "view", "sex", "age"), result["n"]["test"])
+    scarce = frame["low"].isna()
+    assert scarce.any() and frame.loc[scarce, "reason"].notna().all()
+    assert (run / "figures" / "net_benefit.png").exists()
+    assert (run / "figures" / "abstention.png").exists()
+
+
+def test_uncalibrated_undoes_the_temperature():
+    logits = np.random.default_rng(0).normal(size=(20, 3)) * 4
+    scaled = calibration.softmax(logits, 1.7)
+    before = evaluation.uncalibrated(scaled, 1.7)
+    np.testing.assert_allclose(before, calibration.softmax(logits), atol=1e-9)

@@ -67,6 +67,7 @@ def fitted(config: TrainConfig):
         ("seed", 2**32),
         ("epochs", "three"),
         ("imbalance", "smote"),
+        ("precision", "int4"),
     ],
 )
 def test_an_option_out_of_range_is_named(option, value):
@@ -189,7 +190,7 @@ def test_the_class_weights_and_the_sampler_are_used(monkeypatch):
         "train_one_epoch",
         lambda model, loader, loss_fn, *_: seen.append((loader.sampler.sampler, loss_fn)) or 0.0,
     )
-    train_set = XrayDataset(toy_set(12).inputs[:, 0], [0] * 9 + [1] * 3)
+    train_set = XrayDataset(toy_set(12).inputs, [0] * 9 + [1] * 3)
     for imbalance in ("weighted_loss", "balanced_sampler", "none"):
         config = with_options(imbalance=imbalance, epochs=1)
         fit(build_model(2), train_set, toy_set(4), config, CPU)

@@ -10,7 +10,8 @@
 # - open the test split, once,
 # - read a confusion matrix, ROC and precision-recall curves with intervals,
 # - see whether a probability of 0.9 means nine in ten,
-# - choose an operating point and learn what it means at another prevalence.
+# - choose an operating point and learn what it means at another prevalence,
+# - ask who the model serves worse, and when it should hand over to a person.
 #
 # *Under half a minute on a laptop's processor if notebook 03 has run, else about two minutes.
 # A teaching and research tool, not a medical device.*
@@ -163,26 +164,30 @@ plots.mark_synthetic(fig, dataset)
 # how far the probability can be taken at its word.
 
 # %%
-ax = plots.reliability_diagram(truth, probabilities, n_bins=10, label="after temperature scaling")
+before = evaluation.uncalibrated(probabilities, result["temperature"])
+ax = plots.reliability_diagram(truth, before, 10, "before temperature scaling")
+plots.reliability_diagram(truth, probabilities, 10, "after", ax=ax)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
 # On the diagonal, stated confidence and observed accuracy agree; above it the model is not sure
 # enough, below it too sure. Small dots rest on few films, and their bars are long: they stray by
-# chance. The *expected calibration error* is the mean distance from the diagonal, each film
+# chance. The *expected calibration error* (ECE) is the mean distance from the diagonal, each film
 # counted once (here over 15 bins).
 
 # %%
-error = result["calibration_error"]
-interval = "no interval" if error["low"] is None else "[{low:.3f}, {high:.3f}]".format(**error)
-print(f"expected calibration error {error['value']:.3f} {interval}, n = {error['n']}")
+print(f"temperature {result['temperature']:.2f}")
+for name, key in (("before", "calibration_error_before"), ("after", "calibration_error")):
+    error = result[key]
+    interval = "no interval" if error["low"] is None else "[{low:.3f}, {high:.3f}]".format(**error)
+    print(f"ECE {name} scaling {error['value']:.3f} {interval}, n = {error['n']}")
 print(
     "a perfectly calibrated model with this n: {perfect_model_median:.3f} in the middle, "
     "at most {perfect_model_high:.3f} in 39 of 40 draws".format(**error)
 )
 
 # %% [markdown]
-# The second line says how much error chance alone would show with this n. An error below its upper
+# The last line says how much error chance alone would show with this n. An error below its upper
 # figure is no evidence against calibration; with small n it is not much evidence for it either.
 #
 # ## An operating point, and what it is worth elsewhere
@@ -192,7 +197,7 @@ print(
 
 # %%
 validation = runs.read_csv(run / "predictions_val.csv")
-positive = "COVID" if "COVID" in classes else classes[-1]
+positive = evaluation.positive_class(classes)
 threshold = calibration.threshold_at_sensitivity(
     validation["label"] == positive, validation[f"p_{positive}"], sensitivity=0.95
 )
@@ -219,6 +224,55 @@ for prevalence in (0.01, 0.05, 0.20):
 # PPV from a test set that is one fifth COVID says nothing about a clinic where it is one in a
 # hundred. And that is if sensitivity and specificity stay as they are, which in another hospital
 # they seldom do.
+#
+# ## Is acting on it better than not looking?
+#
+# At a threshold of 0.1 you accept nine false alarms for one case found. *Net benefit* (Vickers and
+# Elkin, 2006) counts true positives per film and takes off the false ones at that rate. It is
+# compared with calling every film positive, and none.
+
+# %%
+curve = calibration.net_benefit(
+    table["label"] == positive, table[f"p_{positive}"], [t / 100 for t in range(1, 100)]
+)
+ax = plots.net_benefit(curve, len(table), title=f"Net benefit of a model that finds {positive}")
+plots.mark_synthetic(ax, dataset)
+
+# %% [markdown]
+# Where the solid line is on top, acting on the model is worth more than either simple rule, at this
+# test set's prevalence. Where lines meet, the model adds nothing at that threshold.
+#
+# ## May it say "I do not know"?
+#
+# The films that the model is least sure of can go to a person. How accurate is it on the rest?
+
+# %%
+ax = plots.abstention(calibration.abstention_curve(truth, probabilities))
+plots.mark_synthetic(ax, dataset)
+
+# %% [markdown]
+# Read from right to left: each step hands over the least confident films. If the curve rises, the
+# errors sit among them, and handing over is worth a reader's time; if it stays flat, the model does
+# not know when it is wrong.
+#
+# ## Is it as good for everyone?
+#
+# One figure over all films can hide a group that the model fails. The table splits the test films
+# by source, view, sex and age; a group of few films gets a wide interval, or none with the reason.
+
+# %%
+groups = pd.DataFrame(result["subgroups"])
+shown = groups[groups["metric"].isin(["accuracy", "sensitivity"])]
+names = shown["subgroup"] + " " + shown["level"] + ": " + shown["metric"]
+title = f"Accuracy, and sensitivity for {positive}, by subgroup"
+ax = plots.forest(shown.assign(metric=names, **{"class": pd.NA}), title=title)
+plots.mark_synthetic(ax, dataset)
+
+# %% [markdown]
+# Intervals that overlap widely are no evidence of a difference; many groups are looked at, so one
+# in twenty falls outside by chance. A clear gap is a reason to look at how those films were made,
+# and who they show, before anyone relies on the model. Where a source tells nothing (no sex, no
+# age), the only level is "unknown".
 #
 # ## COVID against normal alone
 #
@@ -250,6 +304,7 @@ else:
 # - Every figure has n and an interval; it is wide where films are few and errors many.
 # - Calibrated means that stated confidence and observed accuracy agree; the temperature changes no
 #   film's predicted class.
+# - Net benefit, abstention and subgroups ask when, for which films and for whom it is of use.
 # - Predictive values depend on prevalence and do not travel.
 #
 # ## Check yourself
@@ -277,4 +332,5 @@ else:
 #
 # - Guo C. et al. (2017). On calibration of modern neural networks. ICML.
 # - Efron B., Tibshirani R. (1993). An introduction to the bootstrap. Chapman & Hall.
+# - Vickers A., Elkin E. (2006). Decision curve analysis. Medical Decision Making.
 # - Wilson E. B. (1927). Probable inference, the law of succession, and statistical inference. JASA.
