@@ -51,8 +51,9 @@ test-alone: $(READY) ## nbval of each notebook in an empty folder of its own
 notebooks: $(READY) ## build and execute the stored notebooks from notebooks/src/
 	$(BIN)/python notebooks/build.py $(NOTEBOOKS)
 
-readme: $(READY) ## write the figures of the README from docs/results/*.json
+readme: $(READY) ## write the figures of README, model card and datasheet from docs/results/*.json
 	$(BIN)/python docs/build_readme.py
+	$(BIN)/python docs/build_cards.py
 
 format: $(READY) ## let ruff format and fix the code
 	$(BIN)/ruff check --fix .
