@@ -57,7 +57,9 @@ bench: $(READY) ## speed against peers and the hardware's limit (DATA_DIR=<folde
 	$(BIN)/python docs/build_speed.py
 
 readme: $(READY) ## write the figures of the README from docs/results/*.json
+readme: $(READY) ## write the figures of README, model card and datasheet from docs/results/*.json
 	$(BIN)/python docs/build_readme.py
+	$(BIN)/python docs/build_cards.py
 
 format: $(READY) ## let ruff format and fix the code
 	$(BIN)/ruff check --fix .

@@ -1,12 +1,15 @@
-"""Requirements and README are in step with what they are made from."""
+"""Requirements, README and documents are in step with what they are made from."""
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
+DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +41,81 @@ def test_readme_has_the_two_commands():
     readme = (REPO / "README.md").read_text()
     for command in ("make run-all", "make test"):
         assert re.search(rf"^{command}\b", readme, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def build_cards():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPO / "docs")
+        yield importlib.import_module("build_cards")
+
+
+def test_tables_of_the_cards_are_those_of_the_script(build_cards):
+    for file, blocks in build_cards.blocks().items():
+        text = (REPO / "docs" / file).read_text()
+        for name, content in blocks.items():
+            assert f"<!-- {name}:begin -->\n{content}\n<!-- {name}:end -->\n" in text, name
+
+
+def test_cards_show_calibration_operating_point_and_subgroups(build_cards, monkeypatch):
+    row = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 1234, "class": None, "reason": None}
+    point = {
+        "threshold": 0.125,
+        "figures": [row | {"metric": "sensitivity"}],
+        "predictive_values": [row | {"metric": "ppv", "prevalence": 0.05}],
+    }
+    text = build_cards.operating_point(point)
+    assert "p ≥ 0.125" in text and "sensitivity 0.500 [0.250, 0.750], n = 1,234" in text
+    assert "| 5% | PPV | 0.500 [0.250, 0.750] |" in text
+    error = row | {"perfect_model_median": 0.01, "perfect_model_high": 0.02}
+    before = {"temperature": 1.5, "calibration_error_before": row | {"value": 0.7}}
+    text = build_cards.calibration({"calibration_error": error} | before)
+    assert "(T = 1.50) 0.700 [0.250, 0.750]" in text and "at most 0.020" in text
+    scarce = {"value": None, "low": None, "high": None, "reason": "no images of COVID"}
+    levels = [
+        row | {"subgroup": "view", "level": "PA", "metric": "accuracy"},
+        row | {"subgroup": "view", "level": "AP", "metric": "auroc", "class": "COVID"} | scarce,
+        row | {"subgroup": "sex", "level": "unknown", "metric": "accuracy"},
+    ]
+    monkeypatch.setattr(build_cards, "results", lambda: {"phantom": {"subgroups": levels}})
+    text = build_cards.subgroups()
+    assert "| view: PA | accuracy | 0.500 [0.250, 0.750] | 1,234 |  |" in text
+    assert "| view: AP | auroc, COVID | NA | 1,234 | no images of COVID |" in text
+    assert "unknown for every film: sex." in text and "sex: unknown" not in text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_relative_links_lead_to_files(document):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", document.read_text())
+    assert links or document.name != "README.md"
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_sections_named_in_the_checklist_exist():
+    text = (REPO / "docs" / "CHECKLIST.md").read_text()
+    named = re.findall(r"“([^”]+)”\]\((\S+?)(?:#[^)]*)?\)", text)
+    assert len(named) > 50
+    missing = []
+    for section, link in sorted(set(named)):
+        path = REPO / "docs" / link
+        if not path.exists():
+            prose = ""
+        elif path.suffix == ".ipynb":
+            cells = nbformat.read(path, as_version=4).cells
+            prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        else:
+            prose = path.read_text()
+        if not re.search(rf"^#+ {re.escape(section)}$", prose, flags=re.MULTILINE):
+            missing.append((link, section))
+    assert missing == []
+
+
+def test_checklist_answers_every_item():
+    text = (REPO / "docs" / "CHECKLIST.md").read_text()
+    answers = re.findall(
+        r"^\| (\d+[a-g]?) \| [^|]+ \| (done|part|not done): \S", text, re.MULTILINE
+    )
+    items = [item for item, _ in answers]
+    assert items[:44] == [str(number) for number in range(1, 45)]
+    assert len(items[44:]) == len(set(items[44:])) == 52
+    assert {int(item.rstrip("abcdefg")) for item in items[44:]} == set(range(1, 28))
