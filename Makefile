@@ -56,7 +56,6 @@ bench: $(READY) ## speed against peers and the hardware's limit (DATA_DIR=<folde
 	$(BIN)/python benchmarks/bench.py $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 	$(BIN)/python docs/build_speed.py
 
-readme: $(READY) ## write the figures of the README from docs/results/*.json
 readme: $(READY) ## write the figures of README, model card and datasheet from docs/results/*.json
 	$(BIN)/python docs/build_readme.py
 	$(BIN)/python docs/build_cards.py

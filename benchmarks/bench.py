@@ -149,6 +149,7 @@ def measure(work: Path, root: Path, files: list[Path], n: int, size: int) -> dic
     predicting = {
         name: (name, folder, size, 64) for name in ("predict_limit", "predict", "predict_plain")
     }
+    freezing = {name: (name, small, size, 64) for name in ("predict_limit", "frozen")}
     folders = {n: images_folder(work / "growth", files, n) for n in GROWTH}
     growth = {
         f"{name}, {n:,} images": (name, folder, 32, 32)
@@ -160,6 +161,7 @@ def measure(work: Path, root: Path, files: list[Path], n: int, size: int) -> dic
         "size": size,
         "training": interleave(training),
         "predicting": interleave(predicting),
+        "freezing": interleave(freezing),
         "growth": interleave(growth),
         "memory": {label: Worker(*arguments).close() for label, arguments in memory.items()},
         "first_step": first_step(root, size) if root.name == "phantom" else None,

@@ -79,6 +79,23 @@ def fastai(folder: Path, files: list[Path], size: int, batch: int):
     return epoch
 
 
+def frozen(folder: Path, files: list[Path], size: int, batch: int):
+    """A run of 20 epochs that trains the head alone, on four fifths of the images."""
+    from covidxr.config import TrainConfig
+    from covidxr.loaders import XrayDataset, decode
+    from covidxr.models import build_model
+    from covidxr.training import fit
+
+    pixels, _ = decode(files, size, folder / "cache")
+    rows = np.random.default_rng(0).permutation(len(files))
+    train, val = (
+        XrayDataset(pixels, _targets(files), part) for part in np.split(rows, [len(rows) * 4 // 5])
+    )
+    config = TrainConfig(batch_size=batch, epochs=20, patience=20, freeze=True)
+    model = build_model(CLASSES)
+    return lambda: fit(model, train, val, config)
+
+
 def predict(folder: Path, files: list[Path], size: int, batch: int):
     """`covidxr predict` on the files, end to end: decode, network, probabilities, table."""
     from covidxr import runs
