@@ -117,9 +117,9 @@ def predict_limit(folder: Path, files: list[Path], size: int, batch: int):
 
     @torch.inference_mode()
     def sweep():
-        for _ in range(len(files) // batch):
+        for start in range(0, len(files), batch):
             with compute.autocast():
-                model(images).float().cpu()
+                model(images[: len(files) - start]).float().cpu()
 
     return sweep
 
