@@ -54,6 +54,7 @@ notebooks: $(READY) ## build and execute the stored notebooks from notebooks/src
 bench: $(READY) ## speed against peers and the hardware's limit (DATA_DIR=<folder> for other images)
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench.py $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+	$(BIN)/python benchmarks/agreement.py
 	$(BIN)/python docs/build_speed.py
 
 readme: $(READY) ## write the figures of README, model card and datasheet from docs/results/*.json

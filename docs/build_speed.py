@@ -112,6 +112,20 @@ def scale_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def agreement_table() -> str:
+    """Difference in test accuracy between variants of one training, with its interval."""
+    rows = json.loads((ROOT / "benchmarks" / "agreement.json").read_text())
+    lines = [
+        f"| against one process in {rows[0]['default']} | figure | difference [95% interval] | n |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        interval = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        metric = row["metric"].replace("_", " ").replace("f1", "F1")
+        lines.append(f"| {row['variant']} | {metric} | {interval} | {row['n']:,} |")
+    return "\n".join(lines)
+
+
 def plot(results: dict, path: Path) -> None:
     """Horizontal bars, the limit first."""
     plots.use_style()
@@ -135,6 +149,7 @@ def main() -> None:
     readme, scaling = ROOT / "README.md", ROOT / "docs" / "scaling.md"
     readme.write_text(fill(readme.read_text(), "speed", speed_table(results)))
     text = fill(scaling.read_text(), "growth", growth_table(results))
+    text = fill(text, "agreement", agreement_table())
     scaling.write_text(fill(text, "scale", scale_table(results)))
     plot(results, ROOT / "docs" / "benchmark.png")
 
