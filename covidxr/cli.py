@@ -47,6 +47,34 @@ def fetch(dataset: Annotated[str, typer.Argument(help="radiography, cohen or pha
     print(download(dataset))
 
 
+@data_app.command("overlap")
+def overlap(
+    a: Annotated[Path, typer.Argument(help="folder of images, at any depth", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="another such folder", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="where to write the table as CSV")] = None,
+) -> None:
+    """List the images of folder B that are already in folder A, identical or nearly so."""
+    check_out(out)
+    from covidxr import runs, splits
+
+    table, count = splits.overlap(a, b)
+    if len(table):
+        print(table.to_string(index=False, float_format="{:.4f}".format))
+    if out is not None:
+        runs.write_csv(out, table)
+    print(
+        f"{len(table)} of {count['b']} files in {b} are already among the {count['a']} in {a}, "
+        f"{table['identical'].sum()} of them byte for byte; {count['unread']} files of either "
+        "could not be read as images"
+    )
+
+
+def check_out(out: Path | None) -> None:
+    """Raise InputError, before any work, where `--out` is not a file name in a folder."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"--out {out}: expected a file name in a folder that exists")
+
+
 def takes_config(command: Callable) -> Callable:
     """Give a command one option for every field of TrainConfig, and `--name` of the run."""
 
@@ -111,8 +139,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="where to write the table")] = Path("predictions.csv"),
 ) -> None:
     """Predict image files and all images in folders; one row each, rejected files included."""
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out {out}: expected a file name in a folder that exists")
+    check_out(out)
     from covidxr import runs
 
     table = runs.predict_files(run, runs.list_files(paths))
