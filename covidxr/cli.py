@@ -105,15 +105,20 @@ def train(config: TrainConfig, folder: Path | None) -> None:
 
 
 @app.command()
-def evaluate(run: Run) -> None:
+def evaluate(
+    run: Run,
+    audit: Annotated[bool, typer.Option(help="ask if the source gives the class away")] = False,
+) -> None:
     """Open the test split of a run: metrics with 95% intervals, predictions and figures."""
     from covidxr import evaluation
 
-    result = evaluation.evaluate(run)
+    result = evaluation.evaluate(run, audit=audit)
     print_metrics(result["metrics"])
     if "covid_vs_normal" in result:
         print("the same model, COVID against Normal")
         print_metrics(result["covid_vs_normal"])
+    if "audit" in result:
+        print_audit(result["audit"])
     print(run / "metrics.json")
 
 
@@ -154,6 +159,27 @@ def print_metrics(rows: list[dict]) -> None:
         value = f"{row['value']:.3f}" if row["value"] is not None else "NA"
         interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if row["low"] is not None else ""
         print(f"{row['metric']:<20}{row['class'] or '':<14}{value:>6} {interval:<16} n={row['n']}")
+
+
+def print_audit(rows: list[dict]) -> None:
+    """The audit's scores beside chance, then what could not be run and why."""
+    titles = {
+        "probe": "what a linear probe tells on the test split, from a part of each image",
+        "ablation": "what the run's model scores on the test split when a part is blacked out\n"
+        "(not retrained, so such pictures are new to it, which alone costs score)",
+    }
+    for part, title in titles.items():
+        print(title)
+        for row in rows:
+            if row["part"] == part and row["value"] is not None and row["metric"] != "accuracy":
+                interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if row["low"] else ""
+                print(
+                    f"{row['input']:<29}{row['target']:<8}{row['metric']:<18}{row['value']:.3f} "
+                    f"{interval:<16} chance {row['chance']:.3f}  n={row['n']}"
+                )
+    for row in rows:
+        if row["value"] is None and row["metric"] == "accuracy":
+            print(f"not run: {row['part']}, {row['input']}, {row['target']}: {row['reason']}")
 
 
 def main() -> None:

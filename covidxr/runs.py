@@ -38,6 +38,7 @@ class Data(NamedTuple):
     manifest: pd.DataFrame  # one row per usable image, with group_id and split
     pixels: np.ndarray  # uint8 (N, S, S), row for row with the manifest
     classes: tuple[str, ...]
+    root: Path | None = None  # what the manifest's paths are relative to
 
     @property
     def targets(self) -> np.ndarray:
@@ -63,7 +64,7 @@ def prepare(config: TrainConfig) -> Data:
         pixels, squares = pixels[usable], squares[usable]
         datasets.check_manifest(manifest, f"{config.dataset} in {root}, readable images")
     manifest = splits.add_groups(manifest, root, squares=squares)
-    return split(Data(manifest, pixels, datasets.classes_of(manifest)), config)
+    return split(Data(manifest, pixels, datasets.classes_of(manifest), root), config)
 
 
 def split(data: Data, config: TrainConfig) -> Data:
@@ -178,8 +179,8 @@ def read_run(run) -> tuple[TrainConfig, pd.DataFrame]:
     return config, read_csv(run / "manifest.csv")
 
 
-def predict_test(run, data: Data | None = None) -> pd.DataFrame:
-    """Open the test split of a run: its calibrated predictions, also as predictions_test.csv."""
+def load_run(run) -> tuple:
+    """Configuration, manifest, model and its metadata; InputError where they do not fit."""
     run = Path(run)
     config, manifest = read_run(run)
     model, meta = load_checkpoint(run / "model.safetensors")
@@ -190,6 +191,13 @@ def predict_test(run, data: Data | None = None) -> pd.DataFrame:
             f"{run}: the checkpoint has classes and image size {found}, the manifest and "
             f"config.json have {expected}; restore the run folder or train again"
         )
+    return config, manifest, model, meta
+
+
+def predict_test(run, data: Data | None = None) -> pd.DataFrame:
+    """Open the test split of a run: its calibrated predictions, also as predictions_test.csv."""
+    run = Path(run)
+    config, manifest, model, meta = load_run(run)
     data = data or prepare(config)
     if fingerprint(data.manifest) != meta["dataset_fingerprint"]:
         raise InputError(
