@@ -98,9 +98,7 @@ def probe(features: np.ndarray, labels, split, groups) -> pd.DataFrame:
         names,
         rows["g"].iloc[test].to_numpy(),
     )
-    if len(names) < len(counts):
-        table["reason"] = table["reason"].fillna(f"left out: {left_out}")
-    return table
+    return table if len(names) == len(counts) else _note(table, f"left out: {left_out}")
 
 
 def probes(data, lungs: np.ndarray | None = None, known: np.ndarray | None = None) -> pd.DataFrame:
@@ -155,8 +153,9 @@ def ablations(
     groups, tables = data.manifest["group_id"].to_numpy()[rows], []
     for name, changed in inputs.items():
         table = score(data.targets[rows], predict(changed.astype(np.uint8)), data.classes, groups)
-        note = None if name == "full image" else UNTRAINED
-        tables.append(table.assign(input=name, reason=table["reason"].fillna(note or pd.NA)))
+        tables.append(
+            (table if name == "full image" else _note(table, UNTRAINED)).assign(input=name)
+        )
     if not masked:
         for name in ("lungs only", "lungs blacked out"):
             tables.append(missing("no lung masks or boxes").assign(input=name))
@@ -246,6 +245,13 @@ def in_and_out(predict: Callable, pixels, y, classes, groups, home) -> pd.DataFr
             table = missing(f"no film {name} of the site")
         tables.append(table.assign(input=name, target="class"))
     return _tidy(tables)
+
+
+def _note(table: pd.DataFrame, note: str) -> pd.DataFrame:
+    """The table with a note added to every reason."""
+    return table.assign(
+        reason=table["reason"].map(lambda r: note if pd.isna(r) else f"{r}; {note}")
+    )
 
 
 def _tidy(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

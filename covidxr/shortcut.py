@@ -6,14 +6,14 @@ Works on copies of pixels, uint8 (N, S, S); no file is written.
 import numpy as np
 
 from covidxr import InputError
-from covidxr.shift import frame
 
-FRAME = 1 / 8  # width of the frame that two of the cures hide, share of the side
+TOKEN, GAP = 0.14, 0.03  # side of the token and its distance from the edges, shares of the side
+CORNER = 1 / 5  # side of the corners that two of the cures hide, share of the side
 
 
 def token(size: int) -> np.ndarray:
-    """Mask (size, size) of the token: a square in the lower left corner, inside FRAME."""
-    side, gap = max(2, round(size * 0.09)), max(1, round(size * 0.015))
+    """Mask (size, size) of the token: a square in the lower left corner."""
+    side, gap = round(size * TOKEN), round(size * GAP)
     mask = np.zeros((size, size), bool)
     mask[size - gap - side : size - gap, gap : gap + side] = True
     return mask
@@ -50,18 +50,26 @@ def plant(pixels: np.ndarray, carries: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def hide_frame(pixels: np.ndarray) -> np.ndarray:
-    """Cure 1, masking: FRAME of every film blacked out, for training and for testing."""
-    return np.where(frame(pixels.shape[1], FRAME), 0, pixels).astype(np.uint8)
+def corners(size: int) -> np.ndarray:
+    """Mask (size, size) of the four corners, squares in which seldom a lung shows."""
+    side = round(size * CORNER)
+    mask = np.zeros((size, size), bool)
+    mask[np.ix_([*range(side), *range(size - side, size)], range(-side, side))] = True
+    return mask
 
 
-def swap_frames(pixels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Cure 2, augmentation: every film gets FRAME of another, drawn at random, for training only.
+def hide_corners(pixels: np.ndarray) -> np.ndarray:
+    """Cure 1, masking: the corners of every film blacked out, for training and for testing."""
+    return np.where(corners(pixels.shape[1]), 0, pixels).astype(np.uint8)
 
-    What stands in the frame then says nothing of the class, and testing needs no change.
+
+def swap_corners(pixels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Cure 2, augmentation: every film gets the corners of another, at random, for training only.
+
+    What stands in a corner then says nothing of the class, and testing needs no change.
     """
     order = np.random.default_rng(seed).permutation(len(pixels))
-    return np.where(frame(pixels.shape[1], FRAME), pixels[order], pixels)
+    return np.where(corners(pixels.shape[1]), pixels[order], pixels)
 
 
 def balance(labels, home, seed: int = 0) -> np.ndarray:

@@ -113,7 +113,7 @@ def test_ablations_of_a_model_that_reads_the_border(films):
     table = shift.ablations(reads_border, films)
     assert value(table, "full image")["value"] > 0.95
     assert value(table, "border only")["value"] == value(table, "full image")["value"]
-    assert value(table, "border only")["reason"] == shift.UNTRAINED
+    assert value(table, "border only")["reason"].endswith(shift.UNTRAINED)
     assert value(table, "lungs only")["reason"] == "no lung masks or boxes"
     lungs = np.broadcast_to(~shift.frame(SIZE, 0.2), films.pixels.shape)
     known = np.arange(240) >= 140
