@@ -179,11 +179,12 @@ def grouping(pixels: np.ndarray, y, classes: Sequence[str], groups, seed: int = 
         few = missing(f"fewer than {MIN_GROUPS} groups of more than one film")[:1]
         return _tidy([few.assign(input=name, target="class") for name in names])
     features, folds = shrink(pixels, 16), {"n_splits": 5, "shuffle": True, "random_state": seed}
+    ways = {StratifiedKFold: None, StratifiedGroupKFold: groups}
     p = [
         cross_val_predict(
-            linear_probe(), features, y, groups=groups, cv=kind(**folds), method="predict_proba"
+            linear_probe(), features, y, groups=by, cv=kind(**folds), method="predict_proba"
         )[related]
-        for kind in (StratifiedKFold, StratifiedGroupKFold)
+        for kind, by in ways.items()
     ]
     own, mine = y[related], groups[related]
     tables = [score(own, q, classes, mine)[:1] for q in p]
