@@ -338,18 +338,20 @@ def forest(metrics: pd.DataFrame, ax=None, title=None):
 
 
 def intervals(table: pd.DataFrame, by: str, series: str, ax=None, title=None):
-    """Dot and 95% interval of every row of a table of covidxr.shift, one line per `by`.
+    """Dot and 95% interval of every row of a table of covidxr.shift (one metric), a line per `by`.
 
-    `series` names the column whose values get a colour, marker and row offset of their own; where
-    the column `chance` is known, a short grey line marks it. A row that is NA is written out.
+    The values of the column `series` have a colour and marker each; a short grey stroke marks
+    `chance` where it is known. A row that is NA is written out.
     """
-    lines, kinds = list(dict.fromkeys(table[by])), list(dict.fromkeys(table[series]))
+    kinds = table.groupby(by, sort=False)[series].unique()
     if ax is None:
-        ax = plt.subplots(figsize=(6.8, 1.2 + 0.28 * len(lines) * len(kinds)))[1]
-    ax = _axes(ax, title, "value, with 95% interval", "")
-    styles, drawn = _styles(kinds), set()
+        ax = plt.subplots(figsize=(6.8, 1.4 + 0.3 * kinds.map(len).sum()))[1]
+    metric = LABELS.get(table["metric"].iloc[0], table["metric"].iloc[0].replace("_", " "))
+    ax = _axes(ax, title, f"{metric}, with 95% interval", "")
+    styles, drawn = _styles(list(dict.fromkeys(table[series]))), set()
     for _, row in table.iterrows():
-        y = lines.index(row[by]) + 0.7 * ((kinds.index(row[series]) + 0.5) / len(kinds) - 0.5)
+        own = list(kinds[row[by]])
+        y = kinds.index.get_loc(row[by]) + 0.7 * ((own.index(row[series]) + 0.5) / len(own) - 0.5)
         style = {key: styles[row[series]][key] for key in ("color", "marker")}
         if pd.isna(row["value"]):
             ax.text(0.01, y, f"NA: {row['reason']}", va="center", fontsize=8, color=GREY)
@@ -360,11 +362,13 @@ def intervals(table: pd.DataFrame, by: str, series: str, ax=None, title=None):
         if pd.notna(row["low"]):
             ax.plot([row["low"], row["high"]], [y, y], color=style["color"])
         if pd.notna(row["chance"]):
-            ax.plot([row["chance"]] * 2, [y - 0.2, y + 0.2], color=GREY, linewidth=1)
-        ax.text(1.03, y, f"n = {row['n']:,}", va="center", fontsize=8, color=GREY, clip_on=False)
-    ax.set_yticks(range(len(lines)), lines)
-    ax.set(xlim=(pd.Series([0, table["low"].min()]).min(), 1.02), ylim=(len(lines) - 0.5, -0.5))
+            ax.plot([row["chance"]] * 2, [y - 0.15, y + 0.15], color=GREY, linewidth=1.5)
+        ax.text(1.03, y, f"n = {row['n']:,}", va="center", fontsize=8, color=GREY)
+    ax.set_yticks(range(len(kinds)), kinds.index)
+    left = pd.Series([0, table["low"].min()]).min()
+    ax.set(xlim=(left, 1.02), ylim=(len(kinds) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)
-    if drawn:
-        ax.legend(loc="lower left")
+    if len(drawn) > 1:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
+        ax.legend(ncols=len(drawn), **below)
     return ax

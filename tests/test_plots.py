@@ -245,6 +245,7 @@ def test_intervals_writes_what_is_na():
         {
             "input": ["full", "full", "lungs"],
             "where": ["in", "out", "in"],
+            "metric": "accuracy",
             "value": pd.array([0.8, 0.6, pd.NA], "Float64"),
             "low": pd.array([0.7, pd.NA, pd.NA], "Float64"),
             "high": pd.array([0.9, pd.NA, pd.NA], "Float64"),
@@ -254,7 +255,7 @@ def test_intervals_writes_what_is_na():
         }
     )
     ax = plots.intervals(table, by="input", series="where", title="Audit")
-    check(ax, "Audit", "value, with 95% interval", "")
+    check(ax, "Audit", "accuracy, with 95% interval", "")
     assert legend(ax) == ["in", "out"]
     assert texts(ax) == ["n = 1,200", "n = 90", "NA: no masks"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["full", "lungs"]

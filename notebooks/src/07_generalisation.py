@@ -77,7 +77,7 @@ best = known[known["input"] == "border"]["value"].iloc[0]
 names = shown.assign(question=shown["part"] + ": " + shown["target"])
 title = f"The border alone: balanced accuracy {best:.2f}"
 ax = plots.intervals(names, by="input", series="question", title=title)
-plots.mark_synthetic(ax, dataset)
+plots.mark_synthetic(ax.figure, dataset)
 
 # %% [markdown]
 # Grey strokes are chance. A border whose interval lies above chance gives the class away; how far
@@ -104,7 +104,7 @@ twins = shift.grouping(data.pixels, data.targets, data.classes, group, seed)
 change = twins["value"].iloc[2]
 title = "Too few relatives to tell" if pd.isna(change) else f"Relatives are worth {change:+.3f}"
 ax = plots.intervals(twins, by="input", series="metric", title=title)
-plots.mark_synthetic(ax, dataset)
+plots.mark_synthetic(ax.figure, dataset)
 
 # %% [markdown]
 # The difference is paired: same films, same resamples. If its interval excludes 0, the higher score
@@ -115,7 +115,7 @@ plots.mark_synthetic(ax, dataset)
 #
 # Now the real question. It needs two sites that film all classes, and a truth that we control, so
 # from here on the films are *synthetic phantoms*, whatever dataset you chose. Their sites differ
-# in vendor: blur, noise, contrast, and the marker. The films are small, so that seven short
+# in vendor: blur, noise, contrast, and the marker. The films are small, so that eight short
 # trainings fit into the time.
 
 # %%
@@ -170,7 +170,7 @@ table["where"] = table["input"].map({"in": "in-source", "out": "out-of-source"})
 lost = table.groupby("where")["value"].mean()
 title = "Mean accuracy {in-source:.2f} at home, {out-of-source:.2f} away".format(**lost)
 ax = plots.intervals(table, by="model", series="where", title=title)
-plots.mark_synthetic(ax, "phantom")
+plots.mark_synthetic(ax.figure, "phantom")
 
 # %% [markdown]
 # Same disease, same physics, another vendor. Each figure rests on about a hundred films, so look at
@@ -214,7 +214,7 @@ table["where"] = table["input"].map({"in": "in-source", "out": "out-of-source"})
 inside, outside = scores["with the token"]["value"]
 title = f"The shortcut: {inside:.2f} at home, {outside:.2f} away"
 ax = plots.intervals(table, by="model", series="where", title=title)
-plots.mark_synthetic(ax, "phantom")
+plots.mark_synthetic(ax.figure, "phantom")
 
 # %% [markdown]
 # On its own test split the tricked model looks no worse, as a rule better; no metric of notebook 04
@@ -230,7 +230,7 @@ plots.mark_synthetic(ax, "phantom")
 look = np.flatnonzero((part == "test") & at_a & sick & carries)
 spot = np.broadcast_to(shortcut.token(planted.shape[1]), (len(look), *planted.shape[1:]))
 maps = {
-    name: np.maximum(explain.grad_cam(model, planted[look], truth[look], stride=8), 0)
+    name: np.maximum(explain.grad_cam(model, planted[look], truth[look], layer="layer3"), 0)
     for name, model in {"clean": clean_a, "tricked": tricked}.items()
 }
 print(f"the token covers {spot.mean():.1%} of a film; n = {len(look)} films")
@@ -278,7 +278,7 @@ away = table[table["where"] == "out-of-source"].set_index("model")["value"]
 won = (away.drop("shortcut") - outside) / max(inside - outside, 0.01)
 title = f"{won.idxmax().capitalize()} recovers {won.max():.0%} of the loss"
 ax = plots.intervals(table, by="model", series="where", title=title)
-plots.mark_synthetic(ax, "phantom")
+plots.mark_synthetic(ax.figure, "phantom")
 
 # %% [markdown]
 # Recovered is measured against the distance between the tricked model at home and away. Not all
