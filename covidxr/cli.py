@@ -178,8 +178,10 @@ def print_audit(rows: list[dict]) -> None:
                     f"{interval:<16} chance {row['chance']:.3f}  n={row['n']}"
                 )
     for row in rows:
-        if row["value"] is None and row["metric"] == "accuracy":
-            print(f"not run: {row['part']}, {row['input']}, {row['target']}: {row['reason']}")
+        state = "not run" if row["value"] is None else "note"
+        told = state == "not run" or "left out" in (row["reason"] or "")
+        if told and row["metric"] == "accuracy":
+            print(f"{state}: {row['part']}, {row['input']}, {row['target']}: {row['reason']}")
 
 
 def main() -> None:

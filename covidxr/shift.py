@@ -72,8 +72,8 @@ def missing(reason: str) -> pd.DataFrame:
 def probe(features: np.ndarray, labels, split, groups) -> pd.DataFrame:
     """Fit `linear_probe` on the train split and score it on the test split.
 
-    Labels with fewer than MIN_GROUPS groups in either split are left out, and named; with fewer
-    than two left, or unknown ones only, the figures are NA with the reason.
+    Labels with fewer than MIN_GROUPS groups in either split are left out, and the reason says so;
+    with fewer than two left the figures are NA.
 
     Args:
         features: (N, D).
@@ -85,9 +85,11 @@ def probe(features: np.ndarray, labels, split, groups) -> pd.DataFrame:
     counts = rows.dropna().groupby(["label", "split"])["g"].nunique().unstack(fill_value=0)
     counts = counts.reindex(columns=["train", "test"], fill_value=0)
     names = counts.index[(counts >= MIN_GROUPS).all(axis=1)].tolist()
-    left_out = f"{len(counts) - len(names)} with fewer than {MIN_GROUPS} groups in train or test"
+    small = counts.index.difference(names).tolist()
+    small = ", ".join(small) if 0 < len(small) <= 3 else f"{len(small)} of them"
+    left_out = f"{small} with fewer than {MIN_GROUPS} groups in train or test"
     if len(names) < 2:
-        return missing(f"{len(names)} known to tell apart, two needed; {left_out}")
+        return missing(f"{len(names)} to tell apart, two needed; {left_out}")
     chosen = rows["label"].isin(names)
     train, test = (np.flatnonzero(chosen & (rows["split"] == part)) for part in ("train", "test"))
     y = rows["label"].map({name: i for i, name in enumerate(names)})

@@ -97,16 +97,16 @@ def test_probes_find_what_was_planted(films):
 def test_probe_without_sources_is_na_with_its_reason(films):
     films.manifest["source"] = pd.array([pd.NA] * 240, dtype="string")
     row = value(shift.probes(films), "border", target="source")
-    assert pd.isna(row["value"]) and row["reason"].startswith("0 known to tell apart")
+    assert pd.isna(row["value"]) and row["reason"].startswith("0 to tell apart")
     films.manifest["source"] = "A"
     row = value(shift.probes(films), "border", target="source")
-    assert pd.isna(row["value"]) and row["reason"].startswith("1 known to tell apart")
+    assert pd.isna(row["value"]) and row["reason"].startswith("1 to tell apart")
 
 
 def test_probe_leaves_small_sources_out_and_says_so(films):
     films.manifest.loc[:9, "source"] = "C"
     row = value(shift.probes(films), "thumbnail", target="source")
-    assert row["value"] > 0.9 and "1 with fewer than 10 groups" in row["reason"]
+    assert row["value"] > 0.9 and "left out: C with fewer than 10 groups" in row["reason"]
 
 
 def test_ablations_of_a_model_that_reads_the_border(films):
