@@ -48,6 +48,34 @@ def fetch(dataset: Annotated[str, typer.Argument(help="radiography, cohen or pha
     print(download(dataset))
 
 
+@data_app.command("overlap")
+def overlap(
+    a: Annotated[Path, typer.Argument(help="folder of images, at any depth", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="another such folder", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="where to write the table as CSV")] = None,
+) -> None:
+    """List the images of folder B that are already in folder A, identical or nearly so."""
+    check_out(out)
+    from covidxr import runs, splits
+
+    table, count = splits.overlap(a, b)
+    if len(table):
+        print(table.to_string(index=False, float_format="{:.4f}".format))
+    if out is not None:
+        runs.write_csv(out, table)
+    print(
+        f"{len(table)} of {count['b']} files in {b} are already among the {count['a']} in {a}, "
+        f"{table['identical'].sum()} of them byte for byte; {count['unread']} files of either "
+        "could not be read as images"
+    )
+
+
+def check_out(out: Path | None) -> None:
+    """Raise InputError, before any work, where `--out` is not a file name in a folder."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"--out {out}: expected a file name in a folder that exists")
+
+
 def takes_config(command: Callable) -> Callable:
     """Give a command one option for every field of TrainConfig, and `--name` of the run."""
 
@@ -78,15 +106,20 @@ def train(config: TrainConfig, folder: Path | None) -> None:
 
 
 @app.command()
-def evaluate(run: Run) -> None:
+def evaluate(
+    run: Run,
+    audit: Annotated[bool, typer.Option(help="ask if the source gives the class away")] = False,
+) -> None:
     """Open the test split of a run: metrics with 95% intervals, predictions and figures."""
     from covidxr import evaluation
 
-    result = evaluation.evaluate(run)
+    result = evaluation.evaluate(run, audit=audit)
     print_metrics(result["metrics"])
     if "covid_vs_normal" in result:
         print("the same model, COVID against Normal")
         print_metrics(result["covid_vs_normal"])
+    if "audit" in result:
+        print_audit(result["audit"])
     print(run / "metrics.json")
 
 
@@ -112,8 +145,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="where to write the table")] = Path("predictions.csv"),
 ) -> None:
     """Predict image files and all images in folders; one row each, rejected files included."""
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out {out}: expected a file name in a folder that exists")
+    check_out(out)
     from covidxr import runs
 
     table = runs.predict_files(run, runs.list_files(paths))
@@ -130,6 +162,29 @@ def print_metrics(rows: list[dict]) -> None:
         value = f"{row['value']:.3f}" if row["value"] is not None else "NA"
         interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if row["low"] is not None else ""
         print(f"{row['metric']:<20}{row['class'] or '':<14}{value:>6} {interval:<16} n={row['n']}")
+
+
+def print_audit(rows: list[dict]) -> None:
+    """The audit's scores beside chance, then what could not be run and why."""
+    titles = {
+        "probe": "what a linear probe tells on the test split, from a part of each image",
+        "ablation": "what the run's model scores on the test split when a part is blacked out\n"
+        "(not retrained, so such pictures are new to it, which alone costs score)",
+    }
+    for part, title in titles.items():
+        print(title)
+        for row in rows:
+            if row["part"] == part and row["value"] is not None and row["metric"] != "accuracy":
+                interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if row["low"] else ""
+                print(
+                    f"{row['input']:<29}{row['target']:<8}{row['metric']:<18}{row['value']:.3f} "
+                    f"{interval:<16} chance {row['chance']:.3f}  n={row['n']}"
+                )
+    for row in rows:
+        state = "not run" if row["value"] is None else "note"
+        told = state == "not run" or "left out" in (row["reason"] or "")
+        if told and row["metric"] == "accuracy":
+            print(f"{state}: {row['part']}, {row['input']}, {row['target']}: {row['reason']}")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import ExifTags, Image, ImageChops
@@ -71,6 +72,34 @@ class RejectedImage(InputError):
         return f"{self.path}: {self.reason}"
 
 
+class _Silence:
+    """Ignores warnings while at least one thread reads an image.
+
+    `warnings.catch_warnings` is not made for threads: entered and left by several in turn, it can
+    leave every later warning of the process ignored.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.readers = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.readers == 0:
+                self.caught = warnings.catch_warnings()
+                self.caught.__enter__()
+                warnings.simplefilter("ignore")
+            self.readers += 1
+
+    def __exit__(self, *error) -> None:
+        with self.lock:
+            self.readers -= 1
+            if self.readers == 0:
+                self.caught.__exit__(*error)
+
+
+SILENCE = _Silence()
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Read a radiograph as 8-bit grey, bright where the body absorbs.
 
@@ -89,8 +118,7 @@ def read_image(path: str | Path) -> np.ndarray:
         RejectedImage: for any other file, with the reason.
     """
     kind = _detect_format(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damage and size are judged here, and raised
+    with SILENCE:  # damage and size are judged here, and raised
         try:
             grey = _read_dicom(path) if kind == "DICOM" else _read_raster(path, kind)
         except RejectedImage:

@@ -344,3 +344,29 @@ def two_class(
         )
     groups = None if groups is None else codes[keep]
     return (y[keep] == pair[1]).astype(int), p / total, (negative, positive), groups
+
+
+def macro_auroc(
+    y_true,
+    probabilities,
+    classes: Sequence[str],
+    groups=None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Mean over the classes of each one's AUROC against the rest, as one row with interval.
+
+    Arguments, columns and errors as in classification_metrics; n counts all images.
+    """
+    y, p, codes = check_probabilities(y_true, probabilities, classes, groups)
+    rankers = [_ranker(y == c, p[:, c]) for c in range(len(classes))]
+
+    def evaluate(counts: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.stack([rank(counts)[0] for rank in rankers]).mean(axis=0, keepdims=True)
+
+    (values,), (replicates,) = _replicates(codes, [evaluate], n_resamples, seed)
+    needs = {"images": np.ones(len(y), bool)}
+    needs |= {f"images of {name}": y == c for c, name in enumerate(classes)}
+    needs |= {f"images of other classes than {name}": y != c for c, name in enumerate(classes)}
+    return _describe([("macro_auroc", None, needs)], values, replicates, codes)

@@ -335,3 +335,40 @@ def forest(metrics: pd.DataFrame, ax=None, title=None):
     ax.set(xlim=(0, 1.02), ylim=(len(rows) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)
     return ax
+
+
+def intervals(table: pd.DataFrame, by: str, series: str, ax=None, title=None):
+    """Dot and 95% interval of every row of a table of covidxr.shift (one metric), a line per `by`.
+
+    The values of the column `series` have a colour and marker each; a short grey stroke marks
+    `chance` where it is known. A row that is NA is written out.
+    """
+    kinds = table.groupby(by, sort=False)[series].unique()
+    if ax is None:
+        ax = plt.subplots(figsize=(6.8, 1.4 + 0.3 * kinds.map(len).sum()))[1]
+    metric = LABELS.get(table["metric"].iloc[0], table["metric"].iloc[0].replace("_", " "))
+    ax = _axes(ax, title, f"{metric}, with 95% interval", "")
+    styles, drawn = _styles(list(dict.fromkeys(table[series]))), set()
+    for _, row in table.iterrows():
+        own = list(kinds[row[by]])
+        y = kinds.index.get_loc(row[by]) + 0.7 * ((own.index(row[series]) + 0.5) / len(own) - 0.5)
+        style = {key: styles[row[series]][key] for key in ("color", "marker")}
+        if pd.isna(row["value"]):
+            ax.text(0.01, y, f"NA: {row['reason']}", va="center", fontsize=8, color=GREY)
+            continue
+        label = None if row[series] in drawn else row[series]
+        drawn.add(row[series])
+        ax.plot(row["value"], y, linestyle="", label=label, **style)
+        if pd.notna(row["low"]):
+            ax.plot([row["low"], row["high"]], [y, y], color=style["color"])
+        if pd.notna(row["chance"]):
+            ax.plot([row["chance"]] * 2, [y - 0.15, y + 0.15], color=GREY, linewidth=1.5)
+        ax.text(1.03, y, f"n = {row['n']:,}", va="center", fontsize=8, color=GREY)
+    ax.set_yticks(range(len(kinds)), kinds.index)
+    left = pd.Series([0, table["low"].min()]).min()
+    ax.set(xlim=(left, 1.02), ylim=(len(kinds) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.3)
+    if len(drawn) > 1:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
+        ax.legend(ncols=len(drawn), **below)
+    return ax

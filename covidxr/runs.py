@@ -39,6 +39,7 @@ class Data(NamedTuple):
     manifest: pd.DataFrame  # one row per usable image, with group_id and split
     pixels: np.ndarray  # uint8 (N, S, S), row for row with the manifest
     classes: tuple[str, ...]
+    root: Path | None = None  # what the manifest's paths are relative to
 
     @property
     def targets(self) -> np.ndarray:
@@ -66,7 +67,7 @@ def prepare(config: TrainConfig) -> Data:
         pixels, _ = decode([paths[row] for row in usable], config.image_size)
         squares = squares[usable]
     manifest = splits.add_groups(manifest, root, squares=squares)
-    return split(Data(manifest, pixels, datasets.classes_of(manifest)), config)
+    return split(Data(manifest, pixels, datasets.classes_of(manifest), root), config)
 
 
 def split(data: Data, config: TrainConfig) -> Data:
@@ -194,8 +195,8 @@ def read_run(run) -> tuple[TrainConfig, pd.DataFrame]:
     return config, read_csv(run / "manifest.csv")
 
 
-def predict_test(run, data: Data | None = None) -> pd.DataFrame:
-    """Open the test split of a run: its calibrated predictions, also as predictions_test.csv."""
+def load_run(run) -> tuple:
+    """Configuration, manifest, model and its metadata; InputError where they do not fit."""
     run = Path(run)
     config, manifest = read_run(run)
     model, meta = load_checkpoint(run / "model.safetensors")
@@ -206,6 +207,13 @@ def predict_test(run, data: Data | None = None) -> pd.DataFrame:
             f"{run}: the checkpoint has classes and image size {found}, the manifest and "
             f"config.json have {expected}; restore the run folder or train again"
         )
+    return config, manifest, model, meta
+
+
+def predict_test(run, data: Data | None = None) -> pd.DataFrame:
+    """Open the test split of a run: its calibrated predictions, also as predictions_test.csv."""
+    run = Path(run)
+    config, manifest, model, meta = load_run(run)
     data = data or prepare(config)
     if fingerprint(data.manifest) != meta["dataset_fingerprint"]:
         raise InputError(

@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from covidxr import InputError
-from covidxr.datasets import classes_of
+from covidxr.datasets import MASK_FOLDERS, classes_of
 from covidxr.images import RejectedImage, read_image, resize
 
 SPLITS = ("train", "val", "test")
@@ -184,3 +184,63 @@ def split_table(manifest: pd.DataFrame) -> pd.DataFrame:
     """Images per class (rows) and split (columns)."""
     table = pd.crosstab(manifest["label"], manifest["split"])
     return table.reindex(index=list(classes_of(manifest)), columns=list(SPLITS), fill_value=0)
+
+
+def image_paths(folder: str | Path) -> list[Path]:
+    """All files below a folder, sorted, without hidden ones and those in ``masks`` or ``lesions``.
+
+    Raises:
+        InputError: no such folder, or no such files in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected a folder of images")
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and MASK_FOLDERS.keys().isdisjoint(parts := path.relative_to(folder).parts)
+        and not any(part.startswith(".") for part in parts)
+    ]
+    if not paths:
+        raise InputError(f"{folder}: the folder holds no files; expected images in it or below")
+    return paths
+
+
+def overlap(
+    folder_a: str | Path, folder_b: str | Path, threshold: float = 0.98
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Films of folder B that are already in folder A, by the rule of near_duplicate_groups.
+
+    Returns:
+        One row per film of B with a match: ``path_in_b``, ``path_in_a`` (the same bytes, else the
+        best match; both relative to the folders), ``correlation`` of their 32x32 thumbnails,
+        ``identical`` (the same bytes); and how many files there are: ``a``, ``b``, ``unread`` (of
+        either, not readable as images).
+
+    Raises:
+        InputError: see image_paths.
+    """
+    paths_a, paths_b = image_paths(folder_a), image_paths(folder_b)
+    a, b = thumbnails(paths_a), thumbnails(paths_b)
+    counts = {"a": len(a), "b": len(b), "unread": int(np.isnan(np.r_[a[:, 0], b[:, 0]]).sum())}
+    a, b = np.nan_to_num(a), np.nan_to_num(b)
+    best, value = np.zeros(len(b), int), np.zeros(len(b), np.float32)
+    for start in range(0, len(b), BLOCK):
+        rows = slice(start, start + BLOCK)
+        products = b[rows] @ a.T
+        best[rows], value[rows] = products.argmax(axis=1), products.max(axis=1)
+    found = np.flatnonzero(value > threshold)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashes = dict(zip(pool.map(_sha256, paths_a), range(len(a)), strict=True))
+        same = [hashes.get(code) for code in pool.map(_sha256, [paths_b[i] for i in found])]
+    match = [best[i] if twin is None else twin for i, twin in zip(found, same, strict=True)]
+    table = pd.DataFrame(
+        {
+            "path_in_b": [paths_b[i].relative_to(folder_b).as_posix() for i in found],
+            "path_in_a": [paths_a[i].relative_to(folder_a).as_posix() for i in match],
+            "correlation": value[found].clip(-1, 1).astype(float),
+            "identical": np.array([twin is not None for twin in same], bool),
+        }
+    )
+    return table, counts

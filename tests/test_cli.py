@@ -10,6 +10,7 @@ from urllib.error import URLError
 
 import pandas as pd
 import pytest
+from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from covidxr import cli, evaluation, runs
@@ -87,6 +88,9 @@ def python(*arguments, cwd) -> subprocess.CompletedProcess:
         (["data", "summary", "--dataset", "cohen"], "data download cohen"),
         (["data", "download", "folder"], "nothing to download"),
         (["train", "--weights", "resnet50"], "weights 'resnet50': neither"),
+        (["data", "overlap", "absent", "."], "absent: no such folder"),
+        (["data", "overlap", ".", "."], "holds no files"),
+        (["data", "overlap", ".", ".", "--out", "absent/x.csv"], "--out absent/x.csv"),
         (["evaluate", "runs/absent"], "runs/absent: not a run folder, it has no config.json"),
         (["predict", "runs/absent", "a.png"], "no checkpoint here"),
         (["predict", "runs/absent"], "Missing argument"),
@@ -174,6 +178,61 @@ def test_train_evaluate_predict(call, elsewhere, tmp_path, make_folder, listing)
     assert table["reason"].iloc[-1].startswith("cannot be opened")
     assert sorted(p.name for p in elsewhere.iterdir()) == ["predictions.csv", "runs"]
     assert not [name for name in listing(elsewhere) if name.endswith(".part")]
+
+
+def test_overlap(call, elsewhere, tmp_path, make_folder):
+    a = make_folder(tmp_path / "a", {"COVID": 4})
+    b = tmp_path / "b" / "deep"
+    b.mkdir(parents=True)
+    shutil.copy(a / "COVID" / "02.png", b / "same.png")
+    with Image.open(a / "COVID" / "03.png") as image:
+        image.resize((128, 128)).save(b / "larger.jpg", quality=95)
+    Image.effect_noise((64, 64), 60).save(b / "other.png")
+    (b / "notes.txt").write_text("no image")
+    (b / "masks").mkdir()
+    shutil.copy(a / "COVID" / "01.png", b / "masks")
+    code, out, err = call("data", "overlap", a, b.parent, "--out", "table.csv")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == (
+        f"2 of 4 files in {b.parent} are already among the 4 in {a}, 1 of them byte for byte; "
+        "1 files of either could not be read as images"
+    )
+    table = pd.read_csv(elsewhere / "table.csv")
+    assert table["path_in_b"].tolist() == ["deep/larger.jpg", "deep/same.png"]
+    assert table["path_in_a"].tolist() == ["COVID/03.png", "COVID/02.png"]
+    assert table["identical"].tolist() == [False, True]
+    assert table["correlation"].iloc[1] == 1 and 0.98 < table["correlation"].iloc[0] < 1
+
+    code, out, _ = call("data", "overlap", b / "masks", a)
+    assert code == 0 and out.splitlines()[-1].startswith("1 of 4 files")
+
+
+def test_evaluate_audit(call, elsewhere, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    code, out, err = call("evaluate", run, "--audit")
+    assert (code, err) == (0, "") and "not retrained" in out
+    assert any(line.startswith("full image") and "chance 0.333" in line for line in out.split("\n"))
+    rows = pd.DataFrame(json.loads((run / "metrics.json").read_text())["audit"])
+    assert set(rows["input"]) >= {"border", "thumbnail", "border only", "lungs blacked out"}
+    assert (rows["value"].notna() | rows["reason"].notna()).all()
+    lost = rows[(rows["target"] == "class") & (rows["part"] == "probe") & rows["value"].isna()]
+    assert len(lost) and out.count("not run: ") == rows["value"].isna().sum() / 3
+
+
+def test_a_suspicious_accuracy_is_warned_of_and_audited(call, tiny_run, tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    score = evaluation.score
+
+    def perfect(table, groups):
+        result = score(table, groups)
+        result["metrics"][0]["value"] = 0.995
+        return result
+
+    monkeypatch.setattr(evaluation, "score", perfect)
+    with pytest.warns(UserWarning, match="accuracy 0.995 on the test split"):
+        code, out, _ = call("evaluate", run)
+    assert code == 0 and "full image" in out
+    assert "audit" in json.loads((run / "metrics.json").read_text())
 
 
 def test_crossval_prints_folds_and_pooled(call, elsewhere, monkeypatch):

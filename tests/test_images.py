@@ -4,7 +4,9 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -595,3 +597,12 @@ def test_reading_a_real_radiograph(real_data):
     assert paths
     for path in paths:
         np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path)))
+
+
+def test_threads_leave_warnings_as_they_were(tmp_path):
+    path = tmp_path / "film.png"
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(path)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read_image, [path] * 400))
+    assert list(warnings.filters) == before

@@ -238,3 +238,24 @@ def test_style_is_set_only_on_request():
         assert plt.rcParams["axes.titlelocation"] == "center"
         plots.use_style()
         assert plt.rcParams["figure.dpi"] == 100 and plt.rcParams["axes.titlelocation"] == "left"
+
+
+def test_intervals_writes_what_is_na():
+    table = pd.DataFrame(
+        {
+            "input": ["full", "full", "lungs"],
+            "where": ["in", "out", "in"],
+            "metric": "accuracy",
+            "value": pd.array([0.8, 0.6, pd.NA], "Float64"),
+            "low": pd.array([0.7, pd.NA, pd.NA], "Float64"),
+            "high": pd.array([0.9, pd.NA, pd.NA], "Float64"),
+            "n": pd.array([1200, 90, 0], "Int64"),
+            "chance": pd.array([0.5, 0.5, pd.NA], "Float64"),
+            "reason": [pd.NA, "too few groups", "no masks"],
+        }
+    )
+    ax = plots.intervals(table, by="input", series="where", title="Audit")
+    check(ax, "Audit", "accuracy, with 95% interval", "")
+    assert legend(ax) == ["in", "out"]
+    assert texts(ax) == ["n = 1,200", "n = 90", "NA: no masks"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["full", "lungs"]
