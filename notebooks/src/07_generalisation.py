@@ -189,9 +189,9 @@ carries = shortcut.carriers(sick, at_a, strength, seed)
 planted = shortcut.plant(films.pixels, carries)
 
 # %% tags=["nbval-check-output"]
-share = pd.crosstab(
-    films.manifest["source"], np.where(sick, "sick", "healthy"), carries, aggfunc="mean"
-)
+state = np.where(sick, "sick", "healthy")
+share = pd.DataFrame({"site": films.manifest["source"], "state": state, "carries": carries})
+share = share.pivot_table(values="carries", index="site", columns="state")
 print(share.round(2).to_string())
 
 # %%
