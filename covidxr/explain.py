@@ -4,6 +4,7 @@ Everything works on arrays, film by film: `images` uint8 (N, S, S), `targets` (N
 `maps` float32 (N, S, S) with evidence for the class above zero, `masks` bool (N, S, S).
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,23 +28,24 @@ STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "stem")  # from the outp
 
 
 def grad_cam(
-    model: XrayResNet18, images, targets, layer="layer4", averaged=True, smooth=0.0, batch_size=16
+    model: XrayResNet18, images, targets, layer="layer4", averaged=True, against=None, batch_size=16
 ) -> np.ndarray:
-    """Where a class's score comes from, as seen by a layer, at the size of the films (captum).
+    """Where the score of a class comes from, as a layer sees it, at the size of the films (captum).
 
-    Averaged over the film, the gradients are one weight per channel: Grad-CAM (Selvaraju et al.,
-    2017). Taken cell by cell they give HiResCAM (Draelos & Carin, 2020), which stays faithful in
-    earlier, finer layers; on `layer4`, which a mean and a linear head follow, both are the same.
+    Gradients averaged over the film are one weight per channel: Grad-CAM (Selvaraju et al., 2017).
+    Taken cell by cell they give HiResCAM (Draelos & Carin, 2020), which stays faithful in earlier,
+    finer layers; on `layer4`, which a mean and a linear head follow, both are the same.
 
-    Two choices differ from the papers. The score is the class's logit minus the mean of all logits:
-    a constant added to all logits changes no probability, so it must change no map. And evidence
-    against the class keeps its sign: a ReLU would leave an empty map where there is none in favour.
-    `np.maximum(maps, 0)` is the paper's map.
+    Two choices differ from the papers. The score is the class's logit minus another, or minus the
+    mean of all: a constant added to all logits changes no probability and must change no map. And
+    evidence against the class keeps its sign: a ReLU would leave an empty map where none speaks in
+    favour. `np.maximum(maps, 0)` is the paper's map.
 
     Args:
         layer: layer1 to layer4, with a cell every 4, 8, 16, 32 pixels.
         averaged: Grad-CAM; False: HiResCAM.
-        smooth: standard deviation of a Gaussian blur of the map, in shares of the film's side.
+        against: index of the class to compare with ("why COVID rather than Normal?"); None: the
+            mean of all classes.
 
     Returns:
         float32 (N, S, S). Cell (i, j) of the layer stands at the centre of its receptive field,
@@ -58,28 +60,45 @@ def grad_cam(
     stride, size, device = STRIDES[layer], images.shape[-1], choose_compute().device
     if size <= stride:
         raise InputError(f"images of {size} pixels have one cell in {layer}; give larger ones")
-    scores = _Centred(model.to(device).eval())
+    scores = _Contrast(model.to(device).eval(), against)
     method = (LayerGradCam if averaged else LayerGradientXActivation)(scores, getattr(model, layer))
     maps = []
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.array(images[start : start + batch_size]))[:, None]
         target = torch.as_tensor(np.asarray(targets[start : start + batch_size]), device=device)
-        cells = method.attribute(as_float(batch).to(device), target).detach()
+        batch = as_float(batch).to(device).requires_grad_()  # else captum warns that it must be
+        cells = method.attribute(batch, target).detach()
         maps.append(_enlarge(cells.sum(dim=1, keepdim=True), size, stride)[:, 0].cpu().numpy())
-    maps = ndimage.gaussian_filter(np.concatenate(maps), (0, smooth * size, smooth * size))
-    return _check_maps(maps)
+    return _check_maps(np.concatenate(maps))
 
 
-class _Centred(nn.Module):
-    """The model with the mean of its logits taken off."""
+def fine_map(model, images, targets, layers, smooth=0.0, against=None) -> np.ndarray:
+    """HiResCAM of several layers in one map, (N, S, S), to point with.
 
-    def __init__(self, model: nn.Module) -> None:
+    Early layers are fine and noisy, late ones coarse: each map is divided by its total evidence,
+    for and against, then they are added and blurred by a Gaussian whose standard deviation is
+    `smooth` times the film's side. Raises InputError as `grad_cam` does.
+    """
+    total = np.zeros(images.shape, np.float32)
+    for layer in layers:
+        maps = grad_cam(model, images, targets, layer, averaged=False, against=against)
+        total += maps / np.abs(maps).sum(axis=(1, 2), keepdims=True)
+    width = smooth * images.shape[-1]
+    return _check_maps(ndimage.gaussian_filter(total, (0, width, width)))
+
+
+class _Contrast(nn.Module):
+    """The model's logits, less that of class `against` or, where it is None, less their mean."""
+
+    def __init__(self, model: nn.Module, against: int | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.against = model, against
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits = self.model(images)
-        return logits - logits.mean(dim=1, keepdim=True)
+        if self.against is None:
+            return logits - logits.mean(dim=1, keepdim=True)
+        return logits - logits[:, self.against, None]
 
 
 def _enlarge(cells: torch.Tensor, size: int, stride: int) -> torch.Tensor:
@@ -250,14 +269,11 @@ def _randomise(module: nn.Module, generator: torch.Generator) -> None:
         nn.init.zeros_(module.bias)
 
 
-def sanity_check(model, images, targets, seed: int = 0, **options) -> dict[str, np.ndarray]:
+def sanity_check(method: Callable, model, seed: int = 0) -> dict[str, np.ndarray]:
     """SSIM (N,) of each film's map with the trained model's, from `fc` down to the whole model.
 
-    A map that depends on what was learned changes: its SSIM falls to that of unrelated maps.
-    `options` are those of `grad_cam`.
+    `method` turns a model into maps (N, S, S). A map that depends on what was learned changes: its
+    SSIM falls to that of unrelated maps.
     """
-    maps = grad_cam(model, images, targets, **options)
-    return {
-        stage: ssim(maps, grad_cam(randomise(model, stage, seed), images, targets, **options))
-        for stage in STAGES
-    }
+    maps = method(model)
+    return {stage: ssim(maps, method(randomise(model, stage, seed))) for stage in STAGES}
