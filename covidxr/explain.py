@@ -77,14 +77,15 @@ def fine_map(model, images, targets, layers, smooth=0.0, against=None) -> np.nda
 
     Early layers are fine and noisy, late ones coarse: each map is divided by its total evidence,
     for and against, then they are added and blurred by a Gaussian whose standard deviation is
-    `smooth` times the film's side. Raises InputError as `grad_cam` does.
+    `smooth` times the film's side; outside the film there is no evidence, so its edge fades.
+    Raises InputError as `grad_cam` does.
     """
     total = np.zeros(images.shape, np.float32)
     for layer in layers:
         maps = grad_cam(model, images, targets, layer, averaged=False, against=against)
         total += maps / np.abs(maps).sum(axis=(1, 2), keepdims=True)
     width = smooth * images.shape[-1]
-    return _check_maps(ndimage.gaussian_filter(total, (0, width, width)))
+    return _check_maps(ndimage.gaussian_filter(total, (0, width, width), mode="constant"))
 
 
 class _Contrast(nn.Module):

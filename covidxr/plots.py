@@ -360,7 +360,7 @@ def saliency(films, maps, lesions=None, titles=None, axes=None):
             above.contourf(lesions[column], levels=[0.5, 1], colors=[colour], alpha=0.4)
             below.contour(lesions[column], levels=[0.5], colors=[colour], linewidths=1.2)
         if titles is not None:
-            above.set_title(titles[column], fontsize=10, loc="center")
+            above.set_title(list(titles)[column], fontsize=10, loc="center")
     return axes
 
 
@@ -388,7 +388,7 @@ def sanity(scores: pd.DataFrame, reference: Mapping | None = None, ax=None, titl
 
     `reference` holds a value and its name under "value" and "name": how alike unrelated maps are.
     """
-    heading = f"{title or 'Maps of randomised models'} (n = {scores['n'].max():,})"
+    heading = f"{title or 'Maps of randomised models'} (n = {int(scores['n'].max()):,})"
     ax = _axes(ax, heading, "random weights from the head down to", "SSIM with the model's map")
     x = range(len(scores))
     error = np.abs(scores[["low", "high"]].sub(scores["value"], axis=0)).to_numpy(float).T

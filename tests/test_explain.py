@@ -1,14 +1,18 @@
 """Maps against closed forms, on every kind of film; scores with known answers; sanity checks."""
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from covidxr import InputError, datasets, explain
+from covidxr import InputError, datasets, explain, plots
 from covidxr.models import build_model, load_checkpoint
 
+matplotlib.use("Agg")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -299,3 +303,47 @@ def test_randomised_weights_change_the_maps(model, films):
     scores = explain.sanity_check(lambda m: explain.grad_cam(m, films, TARGETS), model, seed=1)
     assert list(scores) == list(explain.STAGES)
     assert all(score.shape == (6,) and score.mean() < 0.9 for score in scores.values())
+
+
+@pytest.fixture
+def figures():
+    yield
+    plt.close("all")
+
+
+def test_saliency_figure(films, figures):
+    maps = np.zeros((2, 96, 96))
+    maps[:, 20, 70] = 1
+    lesions = np.zeros((2, 96, 96), bool)
+    lesions[0, 10:30, 60:80] = True
+    axes = plots.saliency(films[:2], maps, lesions, ["COVID", "Normal"])
+    axes[0, 0].figure.canvas.draw()
+    assert axes.shape == (2, 2) and axes[0, 1].get_title() == "Normal"
+    (cross,) = axes[1, 0].lines
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (70, 20)
+    assert [len(ax.collections) > 0 for ax in axes.flat] == [True, False, True, False]
+    assert plots.saliency(films[:1], maps[:1]).shape == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["deletion", "insertion"])
+def test_perturbation_figure(kind, figures):
+    values = np.linspace(1, 0, 5) * np.ones((7, 1))
+    curves = {name: {"deletion": values, "insertion": 1 - values} for name in ("map", "random")}
+    ax = plots.perturbation(curves, kind)
+    ax.figure.canvas.draw()
+    assert ax.get_title(loc="left") == f"{kind.capitalize()} (n = 7)" or "n = 7" in ax.get_title()
+    assert ax.get_ylabel() == "mean probability of the class"
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), curves["map"][kind][0])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["map", "random"]
+
+
+def test_sanity_figure(figures):
+    scores = pd.DataFrame(
+        {"value": [0.5, 0.1], "low": [0.4, None], "high": [0.6, None], "n": [9, 9]},
+        index=["fc", "layer4"],
+    )
+    ax = plots.sanity(scores, {"value": 0.2, "name": "chance"})
+    ax.figure.canvas.draw()
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["fc", "layer4"]
+    assert "n = 9" in ax.get_title() + ax.get_title(loc="left")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["chance"]
