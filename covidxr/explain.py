@@ -26,14 +26,14 @@ from covidxr.training import choose_compute, predict
 
 with warnings.catch_warnings():  # a notebook without ipywidgets: captum's bars are not used here
     warnings.simplefilter("ignore", TqdmWarning)
-    from captum.attr import LayerGradCam, LayerGradientXActivation
+    from captum.attr import LayerActivation, LayerGradientXActivation
 
 STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}  # film pixels a cell
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "stem")  # from the output to the input
 
 
 def grad_cam(
-    model: XrayResNet18, images, targets, layer="layer4", averaged=True, against=None, batch_size=16
+    model: XrayResNet18, images, targets, layer="layer4", averaged=True, against=None, normal=None
 ) -> np.ndarray:
     """Where the score of a class comes from, as a layer sees it, at the size of the films (captum).
 
@@ -51,6 +51,8 @@ def grad_cam(
         averaged: Grad-CAM; False: HiResCAM.
         against: index of the class to compare with ("why COVID rather than Normal?"); None: the
             mean of all classes.
+        normal: films (M, S, S) whose mean activation, cell by cell, is taken off first: what every
+            film has at a place (shoulders, heart, the padding at the edge) explains no disease.
 
     Returns:
         float32 (N, S, S). Cell (i, j) of the layer stands at the centre of its receptive field,
@@ -65,19 +67,34 @@ def grad_cam(
     stride, size, device = STRIDES[layer], images.shape[-1], choose_compute().device
     if size <= stride:
         raise InputError(f"images of {size} pixels have one cell in {layer}; give larger ones")
-    scores = _Contrast(model.to(device).eval(), against)
-    method = (LayerGradCam if averaged else LayerGradientXActivation)(scores, getattr(model, layer))
+    network, block = model.to(device).eval(), getattr(model, layer)
+    activation = LayerActivation(network, block)
+    gradient = LayerGradientXActivation(
+        _Contrast(network, against), block, multiply_by_inputs=False
+    )
+    usual = 0.0
+    if normal is not None:
+        usual = torch.cat([activation.attribute(films) for films, _ in _batches(normal, device)])
+        usual = usual.detach().mean(dim=0)
     maps = []
-    for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(np.array(images[start : start + batch_size]))[:, None]
-        target = torch.as_tensor(np.asarray(targets[start : start + batch_size]), device=device)
-        batch = as_float(batch).to(device).requires_grad_()  # else captum warns that it must be
-        cells = method.attribute(batch, target).detach()
+    for films, rows in _batches(images, device):
+        target = torch.as_tensor(np.asarray(targets)[rows], device=device)
+        weights = gradient.attribute(films.requires_grad_(), target).detach()
+        if averaged:
+            weights = weights.mean(dim=(2, 3), keepdim=True)
+        cells = weights * (activation.attribute(films).detach() - usual)
         maps.append(_enlarge(cells.sum(dim=1, keepdim=True), size, stride)[:, 0].cpu().numpy())
     return _check_maps(np.concatenate(maps))
 
 
-def fine_map(model, images, targets, layers, smooth=0.0, against=None) -> np.ndarray:
+def _batches(images, device: str, size: int = 16):
+    """Films (N, S, S) as float batches (B, 1, S, S), each with its slice of rows."""
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
+        yield as_float(torch.from_numpy(np.array(images[rows]))[:, None]).to(device), rows
+
+
+def fine_map(model, images, targets, layers, smooth=0.0, against=None, normal=None) -> np.ndarray:
     """HiResCAM of several layers in one map, (N, S, S), to point with.
 
     Early layers are fine and noisy, late ones coarse: each map is divided by its total evidence,
@@ -87,7 +104,7 @@ def fine_map(model, images, targets, layers, smooth=0.0, against=None) -> np.nda
     """
     total = np.zeros(images.shape, np.float32)
     for layer in layers:
-        maps = grad_cam(model, images, targets, layer, averaged=False, against=against)
+        maps = grad_cam(model, images, targets, layer, False, against, normal)
         total += maps / np.abs(maps).sum(axis=(1, 2), keepdims=True)
     width = smooth * images.shape[-1]
     return _check_maps(ndimage.gaussian_filter(total, (0, width, width), mode="constant"))

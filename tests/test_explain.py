@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from PIL import Image
 from torch import nn
 
@@ -95,6 +96,25 @@ def test_why_this_class_rather_than_that(model, films):
         explain.grad_cam(model, films, [1] * 6, against=1)
 
 
+@pytest.mark.parametrize("layer", ["layer2", "layer4"])
+def test_grad_cam_is_that_of_captum(model, films, layer):
+    step = explain.STRIDES[layer]
+    method = LayerGradCam(lambda x: (z := model(x)) - z[:, :1], getattr(model, layer))
+    expected = method.attribute(torch.from_numpy(films)[:, None] / 255, target=2)[:, 0].detach()
+    maps = explain.grad_cam(model, films, [2] * 6, layer, against=0)
+    np.testing.assert_allclose(maps[:, ::step, ::step], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_what_normal_films_have_too_is_taken_off(model, films):
+    """On layer4 all is linear: the map less the mean map of the normal films."""
+    ill, normal = films[:2], films[2:]
+    plain = [explain.grad_cam(model, part, [1] * len(part)) for part in (ill, normal)]
+    maps = explain.grad_cam(model, ill, [1, 1], normal=normal)
+    np.testing.assert_allclose(maps, plain[0] - plain[1].mean(axis=0), rtol=1e-3, atol=1e-5)
+    with pytest.raises(InputError, match="constant or not finite"):
+        explain.grad_cam(model, ill[:1], [1], normal=ill[:1])
+
+
 @pytest.mark.parametrize("layer", explain.STRIDES)
 @pytest.mark.parametrize("place", [(32, 64), (96, 32)])
 def test_a_map_is_highest_where_the_only_bright_spot_is(layer, place):
@@ -141,7 +161,7 @@ def test_maps_of_200_films_are_finite_and_not_constant(tiny_run, all_films, meth
         maps = explain.grad_cam(model, all_films, targets)
     else:
         layers = ("layer2", "layer3")
-        maps = explain.fine_map(model, all_films, targets, layers, smooth=0.09, against=0)
+        maps = explain.fine_map(model, all_films, targets, layers, 0.09, 0, all_films[:16])
     assert maps.shape == (200, 64, 64) and np.isfinite(maps).all()
     assert (np.ptp(maps.reshape(200, -1), axis=1) > 0).all()
 
