@@ -371,4 +371,68 @@ def intervals(table: pd.DataFrame, by: str, series: str, ax=None, title=None):
     if len(drawn) > 1:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
         ax.legend(ncols=len(drawn), **below)
+
+
+def saliency(films, maps, lesions=None, titles=None, axes=None):
+    """Films (N, S, S) in the upper row, their maps over them below; returns the axes (2, N).
+
+    The map's positive evidence is shown (cividis, each map on its own scale) with a cross on its
+    highest pixel. Lesion masks, where there are any, are filled above and outlined below.
+    """
+    n = len(films)
+    if axes is None:
+        axes = plt.subplots(2, n, figsize=(2.4 * n, 5.2), squeeze=False)[1]
+    for column in range(n):
+        above, below = axes[:, column]
+        for ax in (above, below):
+            ax.imshow(films[column], cmap="gray", vmin=0, vmax=255)
+            ax.axis("off")
+        evidence = np.maximum(maps[column], 0)
+        below.imshow(evidence, cmap="cividis", alpha=0.55)
+        y, x = np.unravel_index(np.argmax(maps[column]), evidence.shape)
+        below.plot(x, y, marker="x", color="white", markeredgewidth=2)
+        if lesions is not None and lesions[column].any():
+            colour = CLASS_COLOURS["COVID"]
+            above.contourf(lesions[column], levels=[0.5, 1], colors=[colour], alpha=0.4)
+            below.contour(lesions[column], levels=[0.5], colors=[colour], linewidths=1.2)
+        if titles is not None:
+            above.set_title(list(titles)[column], fontsize=10, loc="center")
+    return axes
+
+
+def perturbation(curves: Mapping[str, Mapping[str, np.ndarray]], kind: str, ax=None, title=None):
+    """Mean probability of the class against the share of pixels changed, one line per order.
+
+    `curves` holds what explain.perturb returns, by name; `kind` is "deletion" or "insertion".
+    """
+    n = len(next(iter(curves.values()))[kind])
+    what = {"deletion": "blurred", "insertion": "brought back"}[kind]
+    heading = f"{title or kind.capitalize()} (n = {n:,})"
+    ax = _axes(ax, heading, f"share of pixels {what}", "mean probability of the class")
+    for i, (name, pair) in enumerate(curves.items()):
+        style = {"color": list(CLASS_COLOURS.values())[-1 - i], "linestyle": LINES[i]}
+        values = pair[kind].mean(axis=0)
+        shares = np.linspace(0, 1, len(values))
+        ax.plot(shares, values, marker=MARKERS[i], markersize=4, label=name, **style)
+    ax.set_ylim(0, 1)
+    ax.legend()
+    return ax
+
+
+def sanity(scores: pd.DataFrame, reference: Mapping | None = None, ax=None, title=None):
+    """Similarity of maps per stage randomised (columns value, low, high, n; stages as index).
+
+    `reference` holds a value and its name under "value" and "name": how alike unrelated maps are.
+    """
+    heading = f"{title or 'Maps of randomised models'} (n = {int(scores['n'].max()):,})"
+    ax = _axes(ax, heading, "random weights from the head down to", "SSIM with the model's map")
+    x = range(len(scores))
+    error = np.abs(scores[["low", "high"]].sub(scores["value"], axis=0)).to_numpy(float).T
+    ax.errorbar(x, scores["value"], error, color=CLASS_COLOURS["Normal"], marker="o", capsize=3)
+    ax.axhline(1, color=GREY, linewidth=0.8)
+    if reference is not None:
+        ax.axhline(reference["value"], color=BLACK, linestyle="--", label=reference["name"])
+        ax.legend()
+    ax.set_xticks(list(x), scores.index)
+    ax.set_ylim(min(0, scores["low"].min()) - 0.02, 1.05)
     return ax
