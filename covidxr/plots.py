@@ -371,6 +371,7 @@ def intervals(table: pd.DataFrame, by: str, series: str, ax=None, title=None):
     if len(drawn) > 1:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4}
         ax.legend(ncols=len(drawn), **below)
+    return ax
 
 
 def saliency(films, maps, lesions=None, titles=None, axes=None):
