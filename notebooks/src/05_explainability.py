@@ -172,11 +172,13 @@ def show(places, title):
     outlines = lesions[places] if has_lesions else None
     axes = plots.saliency(images[places], maps[places], outlines, rows["label"].iloc[places])
     axes[0, 0].figure.suptitle(title, x=0.01, ha="left")
-    plots.mark_synthetic(axes[0, 0].figure, dataset)
+    return axes[0, 0].figure
 
 
 some = np.random.default_rng(seed).permutation(len(images))[:6]
-show(some, f"{len(some)} of {len(images)} films, drawn by lot")
+found = f"The cross lies on the lesion in {hit.mean():.0%} of" if has_lesions else "Maps of"
+figure = show(some, f"{found} {len(images)} films; {len(some)} of them, drawn by lot")
+plots.mark_synthetic(figure, dataset)
 
 # %% [markdown]
 # Orange: the lesion as it was rendered, where that is known. Yellow: evidence for the class, each
@@ -289,7 +291,8 @@ print("every map is finite and not constant:", bool((np.ptp(maps, axis=(1, 2)) >
 # %%
 worst = np.flatnonzero(hit < 0.5)
 if has_lesions and len(worst):
-    show(worst[:6], f"Right answer, wrong place: {len(worst)} of {len(images)} films")
+    figure = show(worst[:6], f"Right answer, wrong place: {len(worst)} of {len(images)} films")
+    plots.mark_synthetic(figure, dataset)
 else:
     print("no film points beside its lesion" if has_lesions else "no lesion masks: cannot be told")
 
