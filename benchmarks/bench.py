@@ -146,9 +146,8 @@ def measure(work: Path, root: Path, files: list[Path], n: int, size: int) -> dic
         ]
     }
     folder = images_folder(work, files, 2_000)
-    predicting = {
-        name: (name, folder, size, 64) for name in ("predict_limit", "predict", "predict_plain")
-    }
+    predicting = {name: (name, folder, size, 64) for name in ("predict_limit", "predict")}
+    predicting["predict_plain"] = ("predict_plain", small, size, 1)
     freezing = {name: (name, small, size, 64) for name in ("predict_limit", "frozen")}
     folders = {n: images_folder(work / "growth", files, n) for n in GROWTH}
     growth = {
