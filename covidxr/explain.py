@@ -4,7 +4,6 @@ Everything works on arrays, film by film: `images` uint8 (N, S, S), `targets` (N
 `maps` float32 (N, S, S) with evidence for the class above zero, `masks` bool (N, S, S).
 """
 
-import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -12,21 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from captum.attr import LayerActivation, LayerGradientXActivation
 from PIL import Image
 from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
-from tqdm import TqdmWarning
 
 from covidxr import InputError, metrics
 from covidxr.calibration import softmax
 from covidxr.loaders import XrayDataset, as_float, make_loader
 from covidxr.models import XrayResNet18
 from covidxr.training import choose_compute, predict
-
-with warnings.catch_warnings():  # a notebook without ipywidgets: captum's bars are not used here
-    warnings.simplefilter("ignore", TqdmWarning)
-    from captum.attr import LayerActivation, LayerGradientXActivation
 
 STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}  # film pixels a cell
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "stem")  # from the output to the input

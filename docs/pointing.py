@@ -16,8 +16,8 @@ from covidxr.loaders import decode
 from covidxr.models import load_checkpoint
 from covidxr.training import TrainConfig
 
-SIZE, EPOCHS, SEED, FILMS = 128, 8, 777, 600
-WAYS = [("layer4",), ("layer3",), ("layer2",), ("layer2", "layer3")]
+SIZE, EPOCHS, SEED, FILMS = 128, 8, 778, 600
+WAYS = [("layer2",), ("layer3",), ("layer2", "layer3")]
 
 
 def hits(model, manifest, root, pixels, normal, ways):
