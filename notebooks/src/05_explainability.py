@@ -157,9 +157,10 @@ else:
 
 # %% [markdown]
 # The last two lines are layer4 with and without the changes; with its few cells it is no candidate.
-# The maps below are those of the best of the others. Its score here is a little too good, since it was chosen by it. The test films below
-# are not quite fresh either: some were looked at when the three changes were made. The README gives
-# the score on phantoms of a new seed, drawn after everything was fixed.
+# The maps below are those of the best of the others. Its score here is a little too good, since it
+# was chosen by it. The test films below are not quite fresh either: some were looked at when the
+# three changes were made. The README gives the score on phantoms of a new seed, drawn after
+# everything was fixed.
 #
 # ## Grad-CAM beside the true lesion
 
