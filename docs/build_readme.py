@@ -34,7 +34,8 @@ NOTES = {
     "The `Lung_Opacity` films of this subset are not the release's: they are NIH "
     "ChestX-ray8 films labelled pneumonia by text mining, so their labels are noisy (some of these "
     "films also stand among the `Normal`) and their source is their own.",
-    "cohen": "Few films are not COVID; the run is here for its audit, for which it has lung boxes.",
+    "cohen": "Few films are not COVID, and this run learnt to call all of them COVID: a negative "
+    "result, kept for the probes of its audit, for which this set has lung boxes.",
 }
 AUDIT = {
     "probe": "linear probe on {input}, for {target}",
@@ -81,8 +82,9 @@ def commands(result: dict) -> str:
     """What reproduces a result, line by line."""
     name = result["run"]
     steps = [*result["earlier"], {"name": name, "config": result["config"]}]
+    audit = " --audit" if "audit" in result else ""
     lines = [train_command(step["name"], step["config"]) for step in steps]
-    return "\n".join(["```sh", *lines, f"python -m covidxr evaluate runs/{name}", "```"])
+    return "\n".join(["```sh", *lines, f"python -m covidxr evaluate runs/{name}{audit}", "```"])
 
 
 def steps(result: dict) -> str:
@@ -129,23 +131,30 @@ def audit_rows(result: dict):
 
 def read_audit(result: dict) -> str:
     """One sentence that reads the audit; empty where there is none."""
-    values = {
-        (row["part"], row["input"], row["target"]): row["value"]
+    found = {
+        (row["part"], row["input"], row["target"]): row
         for row in result.get("audit", [])
         if row["metric"] == "macro_auroc" and row["value"] is not None
     }
-    border = values.get(("probe", "border", "class"))
+    border = found.get(("probe", "border", "class"))
     if border is None:
         return ""
     text = (
         "Audit: the border of the films alone, which shows hardly any lung, gives a linear probe a "
-        f"macro-AUROC of {border:.2f} where 0.5 is chance"
+        f"macro-AUROC of {with_interval(border)}, where 0.5 is chance: "
     )
-    black = values.get(("ablation", "lungs blacked out", "class"))
+    if border["low"] is not None and border["low"] > 0.5:
+        text += "so much can be had without sight of disease."
+    else:
+        text += "with this n not to be told from chance."
+    black = found.get(("ablation", "lungs blacked out", "class"))
     if black is not None:
-        full = values["ablation", "full image", "class"]
-        text += f", and with the lungs blacked out the model keeps {black:.2f} of {full:.2f}"
-    return text + ": so much of the score needs no sight of disease."
+        full = found["ablation", "full image", "class"]
+        text += (
+            f" With the lungs blacked out the model, which was not retrained, keeps "
+            f"{with_interval(black)} of {with_interval(full)}."
+        )
+    return text
 
 
 def results_table() -> str:
