@@ -143,7 +143,7 @@ class XrayDataset(Dataset):
             raise InputError(f"{len(inputs)} inputs but {len(targets)} targets")
         self.inputs = inputs
         self.rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
-        self.targets = torch.as_tensor(np.array(targets), dtype=torch.int64)[self.rows]
+        self.targets = torch.tensor(targets, dtype=torch.int64)[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -193,7 +193,7 @@ def fit(
     train_set, val_set = (
         XrayDataset(
             predict(model, make_loader(part, 64, shard=compute.shard), compute, model.features),
-            part.targets,
+            part.targets.numpy(),
         )
         for part in (train_set, val_set)
     )

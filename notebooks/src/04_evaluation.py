@@ -65,9 +65,8 @@ print("groups in more than one split:", splits.split_overlap(manifest))
 #
 # ## Open the test split, once
 #
-# No step of training has seen these films: all choices were made on validation. Each look at a test
-# score that leads to a change makes the next score a little less honest, so we look once and report
-# what comes.
+# No step of training has seen these films. Each look at a test score that leads to a change makes
+# the next score a little less honest, so we look once and report what comes.
 
 # %%
 result = evaluation.evaluate(run)
@@ -92,9 +91,8 @@ plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
 # Read a row at a time: of the films that truly are of this class, how many went where? The darkest
-# cell off the diagonal is the confusion to look at first; on phantoms it is small or faint disease
-# called normal. Errors differ in cost. A COVID film called normal can send an infectious patient
-# home; a normal film called COVID costs a test and some worry.
+# cell off the diagonal is the confusion to look at first. Errors differ in cost: a COVID film called
+# normal can send an infectious patient home, a normal one called COVID costs a test.
 #
 # ## Every figure with its interval
 #
@@ -135,15 +133,13 @@ overall = scores[scores["class"].isna()].set_index("metric")[["value", "low", "h
 overall.round(3)
 
 # %% [markdown]
-# Quote a figure with its interval and n. Before you compare it with a published one, ask whether
-# that was the maximum over epochs on the test set. If yours is above 99%, look for a leak first.
+# Quote a figure with its interval and n. If it is above 99%, look for a leak first.
 #
 # ## ROC and precision-recall
 #
-# Both curves walk through all thresholds. The ROC (receiver operating characteristic) shows
-# sensitivity against the share of false alarms among all other films, and does not depend on how
-# common a class is. Precision (another word for PPV) against recall (sensitivity) does, and is the
-# sterner of the two for rare classes. AP in its legend is average precision, not the view.
+# Both curves walk through all thresholds. The ROC shows sensitivity against the share of false
+# alarms, and does not depend on how common a class is. Precision (PPV) against recall (sensitivity)
+# does, and is the sterner of the two for rare classes.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(11, 4.6))
@@ -152,9 +148,8 @@ plots.precision_recall_curves(truth, probabilities, classes, scores, ax=axes[1])
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
-# An AUROC of 0.5 is chance; a curve through the upper corner (left in the ROC, right beside it)
-# would be perfect. The dotted lines on the right are what guessing gives: the share of the class.
-# Where the intervals of two classes overlap widely, do not call one easier.
+# An AUROC of 0.5 is chance; the dotted lines on the right are what guessing gives, the share of the
+# class. Where the intervals of two classes overlap widely, do not call one easier.
 #
 # ## Does a probability of 0.9 mean nine in ten?
 #
@@ -205,9 +200,8 @@ point = calibration.operating_point(table["label"] == positive, table[f"p_{posit
 point.round(3)
 
 # %% [markdown]
-# The sensitivity need not be 95% on test: the threshold rests on the few COVID films of validation.
-# The intervals are Wilson's, which take films as independent. What is an alarm worth where the
-# disease is rarer or commoner? Bayes' rule answers for any *prevalence*, the share of all patients
+# The sensitivity need not be 95% on test: the threshold rests on few validation films. The intervals
+# are Wilson's, which take films as independent. What is an alarm worth where the disease is rarer? Bayes' rule answers for any *prevalence*, the share of all patients
 # that have the disease.
 
 # %%
@@ -220,10 +214,8 @@ for prevalence in (0.01, 0.05, 0.20):
     )
 
 # %% [markdown]
-# The same model, the same threshold: the rarer the disease, the larger the share of false alarms. A
-# PPV from a test set that is one fifth COVID says nothing about a clinic where it is one in a
-# hundred. And that is if sensitivity and specificity stay as they are, which in another hospital
-# they seldom do.
+# The rarer the disease, the larger the share of false alarms. And that is if sensitivity and
+# specificity stay as they are, which in another hospital they seldom do.
 #
 # ## Is acting on it better than not looking?
 #
@@ -240,7 +232,7 @@ plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
 # Where the solid line is on top, acting on the model is worth more than either simple rule, at this
-# test set's prevalence. Where lines meet, the model adds nothing at that threshold.
+# test set's prevalence.
 #
 # ## May it say "I do not know"?
 #
@@ -269,14 +261,13 @@ ax = plots.forest(shown.assign(metric=names, **{"class": pd.NA}), title=title)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Intervals that overlap widely are no evidence of a difference; many groups are looked at, so one
-# in twenty falls outside by chance. A clear gap is a reason to look at how those films were made,
-# and who they show, before anyone relies on the model. Where a source tells nothing (no sex, no
-# age), the only level is "unknown".
+# Intervals that overlap widely are no evidence of a difference, and among many groups some differ by
+# chance. A clear gap is a reason to look at how those films were made, and who they show. Where a
+# source tells nothing, the only level is "unknown".
 #
 # ## COVID against normal alone
 #
-# Many papers leave the third class out. The task is then easier, and the figures mostly higher.
+# Many papers leave the third class out.
 
 # %%
 if "covid_vs_normal" in result:
@@ -288,8 +279,8 @@ else:
     print("this dataset has two classes, or lacks COVID or Normal: see the figures above")
 
 # %% [markdown]
-# Compare with the same figures of all classes above: nothing about the model is better here, only
-# the question is smaller. In a clinic the other diseases do not stay away.
+# Nothing about the model is better here, only the question is smaller. In a clinic the other
+# diseases do not stay away.
 #
 # ## What this does not show
 #
