@@ -3,7 +3,8 @@
 #
 # **How good is it, and how sure are we?**
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/covidxr/covidxr/blob/main/notebooks/04_evaluation.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.researc
+# h.google.com/github/covidxr/covidxr/blob/main/notebooks/04_evaluation.ipynb)
 #
 # You will
 #
@@ -91,8 +92,8 @@ plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
 # Read a row at a time: of the films that truly are of this class, how many went where? The darkest
-# cell off the diagonal is the confusion to look at first. Errors differ in cost: a COVID film called
-# normal can send an infectious patient home, a normal one called COVID costs a test.
+# cell off the diagonal is the confusion to look at first. Errors differ in cost: a COVID film
+# called normal can send an infectious patient home, a normal one called COVID costs a test.
 #
 # ## Every figure with its interval
 #
@@ -200,9 +201,10 @@ point = calibration.operating_point(table["label"] == positive, table[f"p_{posit
 point.round(3)
 
 # %% [markdown]
-# The sensitivity need not be 95% on test: the threshold rests on few validation films. The intervals
-# are Wilson's, which take films as independent. What is an alarm worth where the disease is rarer? Bayes' rule answers for any *prevalence*, the share of all patients
-# that have the disease.
+# The sensitivity need not be 95% on test: the threshold rests on few validation films. The
+# intervals are Wilson's, which take films as independent. What is an alarm worth where the disease
+# is rarer? Bayes' rule answers for any *prevalence*, the share of all patients that have the
+# disease.
 
 # %%
 sensitivity, specificity = point["value"]
@@ -261,9 +263,9 @@ ax = plots.forest(shown.assign(metric=names, **{"class": pd.NA}), title=title)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Intervals that overlap widely are no evidence of a difference, and among many groups some differ by
-# chance. A clear gap is a reason to look at how those films were made, and who they show. Where a
-# source tells nothing, the only level is "unknown".
+# Intervals that overlap widely are no evidence of a difference, and among many groups some differ
+# by chance. A clear gap is a reason to look at how those films were made, and who they show. Where
+# a source tells nothing, the only level is "unknown".
 #
 # ## COVID against normal alone
 #
