@@ -3,8 +3,7 @@
 #
 # **How good is it, and how sure are we?**
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.researc
-# h.google.com/github/covidxr/covidxr/blob/main/notebooks/04_evaluation.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/covidxr/covidxr/blob/main/notebooks/04_evaluation.ipynb)
 #
 # You will
 #
