@@ -114,7 +114,10 @@ def scale_table(results: dict) -> str:
 
 def agreement_table() -> str:
     """Difference in test accuracy between variants of one training, with its interval."""
-    rows = json.loads((ROOT / "benchmarks" / "agreement.json").read_text())
+    path = ROOT / "benchmarks" / "agreement.json"
+    if not path.exists():
+        return "Not measured yet; `make bench` does it."
+    rows = json.loads(path.read_text())
     lines = [
         f"| against one process in {rows[0]['default']} | figure | difference [95% interval] | n |",
         "|---|---|---|---|",
