@@ -111,6 +111,7 @@ def evaluate(
     audit: Annotated[bool, typer.Option(help="ask if the source gives the class away")] = False,
 ) -> None:
     """Open the test split of a run: metrics with 95% intervals, predictions and figures."""
+    launch.require_one("evaluate")
     from covidxr import evaluation
 
     result = evaluation.evaluate(run, audit=audit)
@@ -127,6 +128,7 @@ def evaluate(
 @takes_config
 def crossval(config: TrainConfig, folder: Path | None) -> None:
     """Train and test once per fold; metrics per fold and pooled over all images."""
+    launch.require_one("crossval")
     from covidxr import evaluation
 
     run, result = evaluation.crossval(config, folder)

@@ -61,7 +61,8 @@ def evaluate(run, data: Data | None = None, audit: bool = False) -> dict:
             stacklevel=2,
         )
     if audit or accuracy > 0.99:
-        result["audit"] = records(shift.audit(data, predictor(model, meta["temperature"])))
+        predict_pixels = predictor(model, meta["temperature"], config.precision)
+        result["audit"] = records(shift.audit(data, predict_pixels))
     write_json(run / "metrics.json", result)
     draw(run / "figures", table, result)
     return result
@@ -72,9 +73,11 @@ def records(frame: pd.DataFrame) -> list[dict]:
     return json.loads(frame.to_json(orient="records"))
 
 
-def predictor(model, temperature: float = 1.0) -> Callable[[np.ndarray], np.ndarray]:
+def predictor(
+    model, temperature: float = 1.0, precision: str = "auto"
+) -> Callable[[np.ndarray], np.ndarray]:
     """A model as a function: pixels uint8 (N, S, S) to probabilities (N, K)."""
-    compute = choose_compute()
+    compute = choose_compute(precision)
     model.to(compute.device)
 
     def probabilities(pixels: np.ndarray) -> np.ndarray:
