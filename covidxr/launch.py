@@ -51,6 +51,6 @@ def require_one(command: str) -> None:
     """Raise InputError where `command` was started in several processes; it works in one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            f"{command}: found {os.environ['WORLD_SIZE']} processes, expected one; start it without "
-            "accelerate (train and predict take several)"
+            f"{command}: found {os.environ['WORLD_SIZE']} processes, expected one; start it "
+            "without accelerate (train and predict take several)"
         )

@@ -106,7 +106,9 @@ def test_imagenet_weights_that_cannot_be_had(monkeypatch, error):
 
 @pytest.mark.parametrize("name", ["ImageNet", "resnet18", "runs/absent/model.safetensors", ""])
 def test_unknown_weights(name):
-    with pytest.raises(InputError, match="neither 'imagenet', 'none' nor the path") as error:
+    with pytest.raises(
+        InputError, match="neither 'phantom', 'imagenet', 'none' nor the path"
+    ) as error:
         build_model(3, name)
     assert repr(name) in str(error.value)
 

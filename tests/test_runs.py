@@ -23,7 +23,8 @@ TRAINED = "config.json history.csv manifest.csv model.safetensors predictions_va
 FIGURES = tuple("abstention confusion_matrix net_benefit precision_recall reliability roc".split())
 COLUMNS = [
     *("image_path", "patient_id", "label", "p_Normal", "p_Lung_Opacity", "p_COVID"),
-    *("predicted", "extent", "opacity", "status", "reason"),
+    *("predicted", "extent", "extent_sd", "extent_right", "extent_left", "opacity", "opacity_sd"),
+    *("status", "reason"),
 ]
 FOLDER = {"image_size": 32, "epochs": 1, "folds": 3}
 
@@ -58,7 +59,10 @@ def check_table(table: pd.DataFrame, rows: pd.DataFrame) -> None:
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-9)
     assert table["predicted"].tolist() == [CLASSES[k] for k in probabilities.argmax(axis=1)]
     assert set(table["status"]) == {"ok"}
-    assert table[["extent", "opacity", "reason"]].isna().all(axis=None)
+    assert table["extent"].between(0, 8).all() and table["opacity"].between(0, 6).all()
+    sides = table["extent_right"] + table["extent_left"]
+    np.testing.assert_allclose(sides.to_numpy(float), table["extent"].to_numpy(float), atol=1e-5)
+    assert (table[["extent_sd", "opacity_sd"]] > 0).all(axis=None) and table["reason"].isna().all()
 
 
 def test_train_writes_a_run_and_leaves_the_test_split_closed(tiny_run, tiny_config, listing):
