@@ -139,6 +139,20 @@ def courses(table: pd.DataFrame, sem: float | None = None) -> dict[str, Course]:
     }
 
 
+def add_courses(worklist: pd.DataFrame, sem: float | None = None) -> pd.DataFrame:
+    """A worklist with the columns `course`, `change` and `change_limit`; NA without a course."""
+    read = worklist[worklist["status"] == "ok"]
+    found = courses(read, sem)
+    own = [found.get(patient) for patient in read["patient_id"]]
+    fields = {"course": "call", "change": "change", "change_limit": "limit"}
+    columns = {
+        name: pd.Series([c and getattr(c, field) for c in own], read.index, dtype=object)
+        for name, field in fields.items()
+    }
+    kinds = {"course": "string", "change": "Float64", "change_limit": "Float64"}
+    return worklist.assign(**columns).astype(kinds)
+
+
 def score(change, limit, truth, at_least: float = 1.0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Called changes against true ones, one patient per row.
 

@@ -1,4 +1,4 @@
-"""The worklist's order, who is asked, patients' histories, and a table no spreadsheet will run."""
+"""The worklist's order, who is asked, and a table that no spreadsheet will run."""
 
 import numpy as np
 import pandas as pd
@@ -82,9 +82,12 @@ def test_the_certain_and_severe_stay_before_the_unsure_and_mild():
     assert worst.loc["unsure", "urgency"] == pytest.approx((5 + 1.96) / 8)
 
 
-def test_unsure_without_severity_stands_first():
-    table = worklist(film("sure", SURE_COVID), film("unsure", (0.45, 0.1, 0.45)))
-    assert table.index[0] == "unsure" and table["urgency"].iloc[0] == 1
+def test_unsure_without_severity_stands_above_the_films_called_normal():
+    table = worklist(
+        film("well", (0.6, 0.2, 0.2)), film("unsure", (0.55, 0.2, 0.25)), film("sick", SURE_COVID)
+    )
+    assert list(table.index) == ["sick", "unsure", "well"]
+    assert table["urgency"].to_list() == pytest.approx([0.95, 0.5, 0.4])
 
 
 def test_rules_can_be_changed():
@@ -116,118 +119,6 @@ def test_input_that_cannot_be_ordered_is_refused():
         triage.order(other)
     with pytest.raises(InputError, match="no probability"):
         triage.order(pd.DataFrame([film("x", SURE_COVID, 1)]).assign(p_COVID=np.nan))
-
-
-# --- patients' histories ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def history(tmp_path):
-    """A function that writes rows "image_path,patient_id,study_day,view" and reads them back."""
-
-    def write(*rows, header="image_path,patient_id,study_day,view"):
-        path = tmp_path / "patients.csv"
-        path.write_text("\n".join([header, *rows]) + "\n")
-        return triage.read_history(path)
-
-    return write
-
-
-def joined(history, *names, broken=()):
-    films = [rejected(n) if n in broken else film(n, SURE_COVID, 2) for n in names]
-    return triage.add_history(pd.DataFrame(films), history).set_index("image_path")
-
-
-def test_without_a_table_every_film_stands_alone():
-    table = joined(None, "a.png", "b.png")
-    assert table[["patient_id", "study_day", "view", "note"]].isna().all(axis=None)
-
-
-def test_paths_match_by_their_ends(history, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = ("COVID/images/1.png,P1,0,PA", f"{tmp_path}/far/2.png,P2,1,AP", "./3.png,P3,2,PA")
-    table = joined(history(*rows), "data/COVID/images/1.png", "far/2.png", "3.png", "4.png")
-    assert table["patient_id"].to_list()[:3] == ["P1", "P2", "P3"]
-    assert table["study_day"].to_list()[:3] == [0, 1, 2]
-    assert table["note"].iloc[3] == triage.ABSENT
-    monkeypatch.chdir(tmp_path.parent)
-    assert joined(history(*rows), f"{tmp_path}/far/2.png")["patient_id"].to_list() == ["P2"]
-
-
-def test_what_is_odd_about_a_course_is_noted(history):
-    table = joined(
-        history(
-            "only.png,A,0,PA",
-            "b1.png,B,0,PA",
-            "b2.png,B,,PA",
-            "b3.png,B,5,PA",
-            "c1.png,C,3,AP",
-            "c2.png,C,3,AP Supine",
-            "d1.png,D,1,PA",
-            "d2.png,D,2,AP",
-            "e.png,,4,PA",
-        ),
-        *"only.png b1.png b2.png b3.png c1.png c2.png d1.png d2.png e.png f.png".split(),
-    )
-    assert table["note"].fillna("").to_dict() == {
-        "only.png": triage.SINGLE,
-        "b1.png": "",
-        "b2.png": triage.NO_DAY,
-        "b3.png": "",
-        "c1.png": triage.SAME_DAY,  # AP and AP Supine are one projection
-        "c2.png": triage.SAME_DAY,
-        "d1.png": triage.VIEWS,
-        "d2.png": triage.VIEWS,
-        "e.png": triage.NO_PATIENT,
-        "f.png": triage.ABSENT,
-    }
-
-
-def test_a_rejected_film_is_no_part_of_a_course(history):
-    table = joined(history("1.png,A,0,PA", "2.png,A,3,AP"), "1.png", "2.png", broken=["2.png"])
-    assert table["note"].fillna("").to_list() == [triage.SINGLE, ""]
-
-
-def test_a_table_of_paths_and_patients_is_enough(history):
-    table = joined(history("1.png,A", "2.png,A", header="image_path,patient_id"), "1.png", "2.png")
-    assert table["note"].to_list() == [triage.NO_DAY] * 2
-
-
-@pytest.mark.parametrize(
-    ("rows", "header", "message"),
-    [
-        (["1.png,0"], "image_path,day", "found no patient_id, expected"),
-        (["1.png,A,tomorrow,PA"], "image_path,patient_id,study_day,view", "cannot be read"),
-        (["1.png,A,1,PA", "1.png,B,1,PA"], "image_path,patient_id,study_day,view", "several rows"),
-        ([",A,1,PA"], "image_path,patient_id,study_day,view", "no path in some row"),
-        ([], "", "cannot be read"),
-    ],
-)
-def test_a_bad_table_is_refused_in_one_line(history, rows, header, message):
-    with pytest.raises(InputError, match=message) as refusal:
-        history(*rows, header=header)
-    assert "\n" not in str(refusal.value) and "--manifest" in str(refusal.value)
-
-
-def test_a_table_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
-        triage.read_history(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="cannot be read"):
-        triage.read_history(tmp_path)
-
-
-def test_a_table_of_other_films_is_refused(history):
-    with pytest.raises(InputError, match="none of the 1 films is in it"):
-        joined(history("1.png,A,1,PA"), "2.png")
-
-
-def test_a_row_that_fits_two_films_is_refused(history):
-    with pytest.raises(InputError, match="fits .*a/1.png and .*b/1.png"):
-        joined(history("1.png,A,1,PA"), "a/1.png", "b/1.png")
-    assert len(triage.add_history(pd.DataFrame([film("a/1.png", SURE_COVID, 1)] * 2), None)) == 2
-
-
-# --- the table on disk ------------------------------------------------------------------------
 
 
 def test_no_cell_can_be_taken_for_a_formula(tmp_path):
