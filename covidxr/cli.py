@@ -158,6 +158,33 @@ def predict(
     print(f"{out}: {len(table)} files, {rejected} rejected. Not a medical device.")
 
 
+@app.command()
+def triage(
+    run: Run,
+    paths: Annotated[list[Path], typer.Argument(help="image files and folders")],
+    out: Annotated[Path, typer.Option(help="the page; a .csv goes beside it")] = Path(
+        "worklist.html"
+    ),
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="CSV of films by patient: image_path, patient_id, study_day, view"),
+    ] = None,
+) -> None:
+    """Order image files by urgency and write the worklist, one self-contained page."""
+    check_out(out)
+    check_out(out.with_suffix(".csv"))
+    if out.suffix not in (".html", ".htm"):
+        raise InputError(f"--out {out}: expected a name that ends in .html")
+    from covidxr import runs, worklist
+
+    table = worklist.make(run, runs.list_files(paths), out, manifest)
+    if launch.rank() > 0:
+        return
+    rejected, asked = (table["status"] == "rejected").sum(), table["to_person"].notna().sum()
+    print(f"{out}: {len(table)} files, {rejected} rejected, {asked} to a person. ", end="")
+    print("Not a medical device.")
+
+
 def print_metrics(rows: list[dict]) -> None:
     """One line a metric: name, class, value, interval, n."""
     for row in rows:
