@@ -17,11 +17,12 @@
 # A teaching and research tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
@@ -29,7 +30,7 @@ if "google.colab" in sys.modules:
 import numpy as np
 import pandas as pd
 
-from covidxr import datasets, loaders, plots, splits
+from covidxr import datasets, loaders, phantom, plots, splits
 
 plots.use_style()
 
@@ -258,10 +259,77 @@ print("films of these patients:", int(films[films > 1].sum()))
 #
 # ## Exercises
 #
-# 1. Draw `class_by_source` for the views: replace the column `source` by `view` and read it.
-# 2. Lower the threshold to 0.95 and look at ten pairs. How many show the same patient? On phantoms
-#    `patient_id` tells; elsewhere compare ribs, tubes and markers.
-#
+# A first one to predict, a second to write, a third to find out. They use small phantoms, made here
+# in seconds whatever dataset you chose. The cell below a solution checks it. `make student` makes
+# copies of the notebooks without solutions.
+
+# %%
+drawn = [phantom.render(patient, image_size=64) for patient in phantom.plan(60, seed=1)]
+small = pd.DataFrame([film.truth for film in drawn])
+squares = np.stack([film.image for film in drawn])
+chosen = np.random.default_rng(5).choice(len(squares), 3, replace=False)
+album = np.concatenate([squares, (0.8 * squares[chosen] + 20).astype(np.uint8)])
+
+# %% [markdown]
+# **1. Change one line.** The table of views above has rows that add up to 1: of the COVID films,
+# how many are AP? Predict what `normalize="columns"` asks instead, then make that table, `by_view`,
+# of `small`.
+
+# %% tags=["solution"]
+by_view = pd.crosstab(small["label"], small["view"], normalize="columns")
+
+# %% tags=["check"]
+assert isinstance(by_view, pd.DataFrame), "by_view is a table, as pd.crosstab makes it"
+assert list(by_view.columns) == ["AP", "PA"], "classes down, views across"
+assert np.allclose(by_view.sum(axis=0), 1), "which way do the shares add up now?"
+
+# %% [markdown]
+# **2. Find the near-duplicates.** `album` holds the films and, at its end, paler copies of three of
+# them. Put the pairs of rows into a set `twins` of tuples, the lower row first.
+# `splits.standardise(album)` makes rows whose products are correlations. Is 0.98 the right
+# threshold here? Look at the highest correlations before you choose.
+
+# %% tags=["solution"]
+rows = splits.standardise(album)
+alike = np.triu(rows @ rows.T, k=1)  # each pair once
+print(np.sort(alike.ravel())[-6:].round(4))
+twins = {(int(i), int(j)) for i, j in np.argwhere(alike > 0.999)}
+
+# %% tags=["check"]
+assert isinstance(twins, set), "twins is a set of tuples (lower row, higher row)"
+assert all(i < j for i, j in twins), "the lower row first; no film is its own twin"
+copies = [np.abs(0.8 * album[i] + 20 - album[j]).max() < 1 for i, j in twins]
+assert all(copies), "some pairs are alike but no copies: look at the gap in the correlations"
+assert len(copies) == len(chosen), "some copies are missing: is the threshold too strict?"
+
+# %% [markdown]
+# **3. Build a trap.** A model that sees nothing but the source can at best answer each film with
+# the commonest class of its source. Write `source_score(table)`, its accuracy. Then choose rows of
+# `small`, as the table `trap`, that hold Normal and COVID films, ten or more in all, and on which
+# this blind model is always right. How would you notice the trap in somebody else's data?
+
+
+# %% tags=["solution"]
+def source_score(table):
+    """Accuracy of answering each film with the commonest class of its source."""
+    counts = pd.crosstab(table["source"], table["label"])
+    return counts.max(axis=1).sum() / len(table)
+
+
+from_a = (small["label"] == "Normal") & (small["source"] == "site A")
+from_b = (small["label"] == "COVID") & (small["source"] == "site B")
+trap = small[from_a | from_b]
+print(f"all: {source_score(small):.2f}, trap: {source_score(trap):.2f}, n = {len(trap)}")
+
+# %% tags=["check"]
+mixed = pd.DataFrame({"source": ["A", "A", "A", "B"], "label": ["x", "x", "y", "y"]})
+assert source_score(mixed) == 3 / 4, "what is the best single answer for each source?"
+assert source_score(mixed.iloc[1:3]) == 1 / 2, "a source with two classes alike is no help"
+assert isinstance(trap, pd.DataFrame), "trap is a table: rows of small"
+assert {"Normal", "COVID"} == set(trap["label"]) and len(trap) >= 10, "which films belong in it?"
+assert source_score(trap) == 1, "one class from one source, the other from the other"
+
+# %% [markdown]
 # ## References
 #
 # - Chowdhury M. et al. (2020). Can AI help in screening viral and COVID-19 pneumonia? IEEE Access.

@@ -15,11 +15,12 @@
 # *Under a minute on a laptop's processor. A teaching and research tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
@@ -28,9 +29,10 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 
-from covidxr import datasets, loaders, plots, splits
+from covidxr import datasets, loaders, phantom, plots, splits
 from covidxr.images import RejectedImage, read_image, resize
 from covidxr.loaders import Augment, XrayDataset, make_loader
 from covidxr.training import set_seed
@@ -277,10 +279,86 @@ print("other seed, same batch:", torch.equal(first, other))
 #
 # ## Exercises
 #
-# 1. On phantoms, hide the patients (`manifest.assign(patient_id=None)`) and group again. How many
-#    patients does similarity tear apart, and how many does it mix?
-# 2. Add a horizontal flip to `Augment`, train as in notebook 03, and compare.
-#
+# A first one to predict, a second to write, a third to find out. They use small phantoms, made here
+# in seconds whatever dataset you chose. The cell below a solution checks it. `make student` makes
+# copies of the notebooks without solutions.
+
+# %%
+patients = phantom.plan(60, seed=1)
+drawn = [phantom.render(p, visit, 64) for p in patients for visit in range(len(p.days))]
+small = pd.DataFrame([film.truth for film in drawn])
+small["group_id"] = small["patient_id"]
+squares = np.stack([film.image for film in drawn])
+
+# %% [markdown]
+# **1. Change one line.** Above, five folds left three fifths of the films for training. Predict
+# what four folds leave, as the share `expected`; then split `small` so, as `four`, and compare.
+
+# %% tags=["solution"]
+expected = 1 / 2
+four = splits.assign_split(small, n_folds=4, seed=seed)
+print(four["split"].value_counts(normalize=True).round(2).to_dict())
+
+# %% tags=["check"]
+assert expected is not ..., "one fold tests, one validates: what is left?"
+assert isinstance(four, pd.DataFrame), "four is the table that assign_split returns"
+assert abs((four["split"] == "train").mean() - expected) < 0.1, "the split says otherwise"
+assert abs((four["split"] == "test").mean() - expected) > 0.1, "how many folds were asked for?"
+assert splits.split_overlap(four) == 0, "whole groups go to one split"
+
+# %% [markdown]
+# **2. Heads or tails.** Which half of a film is brighter below its middle row, where the heart
+# lies? Write `right_is_brighter(images)`, the share of films whose right half is. Predict what a
+# flip does to it; then measure it on the films, `before`, and flipped, `after`.
+
+
+# %% tags=["solution"]
+def right_is_brighter(images):
+    """Share of images (N, S, S) whose lower right quarter is brighter than the lower left one."""
+    middle = images.shape[-1] // 2
+    lower = images[:, middle:]
+    return np.mean(lower[:, :, middle:].mean(axis=(1, 2)) > lower[:, :, :middle].mean(axis=(1, 2)))
+
+
+before, after = right_is_brighter(squares), right_is_brighter(squares[:, :, ::-1])
+print(f"heart on the right of the image: {before:.2f}, flipped: {after:.2f}")
+
+# %% tags=["check"]
+corner = np.zeros((4, 6, 6), np.uint8)
+corner[0, 5, 5] = corner[1, 5, 0] = corner[2, 0, 5] = corner[3, 4, 4] = 255
+assert right_is_brighter(corner) == 2 / 4, "lower half only; the right half of the image"
+assert np.isclose(before + after, 1), "a flip exchanges left and right"
+assert before > after, "where is the heart on a film as it comes?"
+
+# %% [markdown]
+# **3. Without names.** Suppose the source names no patient and you group by look,
+# `by_look = splits.near_duplicate_groups(splits.standardise(squares))`. Write
+# `torn_and_mixed(patients, groups)`: how many patients have films in more than one group, and how
+# many groups hold more than one patient? `found` is the pair for our films. Which of the two
+# errors leaks into a test, and which wastes films?
+
+
+# %% tags=["solution"]
+def torn_and_mixed(patients, groups):
+    """(patients in more than one group, groups of more than one patient)."""
+    table = pd.DataFrame({"patient": np.asarray(patients), "group": np.asarray(groups)})
+    torn = table.groupby("patient")["group"].nunique() > 1
+    mixed = table.groupby("group")["patient"].nunique() > 1
+    return int(torn.sum()), int(mixed.sum())
+
+
+by_look = splits.near_duplicate_groups(splits.standardise(squares))
+found = torn_and_mixed(small["patient_id"], by_look)
+print("patients torn apart: {}, groups that mix patients: {}".format(*found))
+
+# %% tags=["check"]
+made_up = torn_and_mixed(["a", "a", "b", "b", "c"], [0, 1, 2, 2, 2])
+assert made_up is not None and made_up[0] == 1, "how many patients stand in two groups?"
+assert made_up[1] == 1, "how many groups hold two patients?"
+assert torn_and_mixed(["a", "a", "b"], [0, 0, 1]) == (0, 0), "a perfect grouping has no error"
+assert len(found) == 2 and found[0] > 0, "follow-ups of one patient need not look alike"
+
+# %% [markdown]
 # ## References
 #
 # - Chowdhury M. et al. (2020). Can AI help in screening viral and COVID-19 pneumonia? IEEE Access.

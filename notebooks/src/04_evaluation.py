@@ -17,16 +17,18 @@
 # A teaching and research tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from covidxr import calibration, evaluation, plots, runs, splits
@@ -316,10 +318,91 @@ else:
 #
 # ## Exercises
 #
-# 1. Compute the intervals over films, with `covidxr.metrics.classification_metrics` and no
-#    `groups`. Which get narrower than those over patients?
-# 2. Choose the threshold for a sensitivity of 0.99. What specificity does it cost?
-#
+# A first one to predict, a second to write, a third to find out. They use made-up scores, so that
+# they run in no time. The cell below a solution checks it. `make student` makes copies of the
+# notebooks without solutions.
+
+# %%
+rng = np.random.default_rng(4)
+ill = np.arange(400) % 4 == 0
+score = 1 / (1 + np.exp(1 - 2 * ill - rng.normal(size=400)))
+owner = np.repeat(np.arange(100), 4)  # a patient has four films ...
+right = np.repeat(rng.random(100) < 0.8, 4)  # ... which are all right or all wrong
+
+# %% [markdown]
+# **1. Change one line.** A clinic wants to find 99% of the ill, not 95%. Will the threshold rise or
+# fall, and what becomes of the specificity? Predict; then compute `strict`, the threshold for a
+# sensitivity of 0.99 on these scores, and `cost`, the specificity lost against 0.95.
+
+# %% tags=["solution"]
+usual = calibration.threshold_at_sensitivity(ill, score, sensitivity=0.95)
+strict = calibration.threshold_at_sensitivity(ill, score, sensitivity=0.99)
+specificity = [calibration.operating_point(ill, score, t)["value"].iloc[1] for t in (usual, strict)]
+cost = specificity[0] - specificity[1]
+print(f"threshold {usual:.2f} -> {strict:.2f}, specificity lost: {cost:.2f}")
+
+# %% tags=["check"]
+assert strict is not ... and 0 < strict < 1, "a threshold is one of the scores"
+assert (score[ill] >= strict).mean() >= 0.99, "how many of the ill score at least that?"
+assert (score[ill] > strict).mean() < 0.99, "a higher threshold would do as well"
+assert cost is not ... and cost > 0, "specificity at the usual threshold minus at the strict one"
+assert round(cost * (~ill).sum()) == 98, "count the healthy films between both thresholds"
+
+# %% [markdown]
+# **2. Choose an operating point.** A missed case costs as much as `price` false alarms. Write
+# `best_threshold(ill, score, prevalence, price)`: the score that, as a threshold, has the lowest
+# expected cost a film where so many are ill. What happens to it as the disease becomes rare?
+
+
+# %% tags=["solution"]
+def best_threshold(ill, score, prevalence, price):
+    """The threshold among the scores with the lowest expected cost a film."""
+
+    def expected_cost(threshold):
+        sensitivity, specificity = calibration.operating_point(ill, score, threshold)["value"]
+        missed, false = prevalence * (1 - sensitivity), (1 - prevalence) * (1 - specificity)
+        return price * missed + false
+
+    return min(np.unique(score), key=expected_cost)
+
+
+for prevalence in (0.3, 0.1, 0.01):
+    print(f"prevalence {prevalence:.0%}: {best_threshold(ill, score, prevalence, 20):.2f}")
+
+# %% tags=["check"]
+few, scores_of_few = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.6, 0.9])
+common = best_threshold(few, scores_of_few, 0.9, 1)
+assert common == 0.4, "where most are ill, what is worse: a case missed or a false alarm?"
+assert best_threshold(few, scores_of_few, 0.1, 1) == 0.9, "weigh both errors by the prevalence"
+assert best_threshold(few, scores_of_few, 0.1, 20) == 0.4, "weigh the missed cases by their price"
+
+# %% [markdown]
+# **3. Find out.** `right` says which films a model got right, `owner` whose films they are. Write
+# `interval(right, groups)`, the middle 95% of the accuracy over 1,000 resamples of *groups*. Take
+# patients as groups, then films. How much too narrow is the second, and why?
+
+
+# %% tags=["solution"]
+def interval(right, groups):
+    """(low, high): middle 95% of the accuracy over 1,000 resamples of groups."""
+    counts = pd.Series(right).groupby(groups).agg(["sum", "size"]).to_numpy()
+    rng = np.random.default_rng(0)
+    draws = [counts[rng.integers(len(counts), size=len(counts))].sum(axis=0) for _ in range(1000)]
+    return np.percentile([hits / n for hits, n in draws], [2.5, 97.5])
+
+
+for name, groups in {"patients": owner, "films": np.arange(len(right))}.items():
+    print("over {}: {:.3f} to {:.3f}".format(name, *interval(right, groups)))
+
+# %% tags=["check"]
+always = interval(np.ones(8, bool), np.arange(8))
+assert always is not None, "the function returns both ends"
+assert np.allclose(always, 1), "all right in every resample"
+patients, films = (np.ptp(interval(right, g)) for g in (owner, np.arange(len(right))))
+assert 0.1 < patients < 0.25, "all films of a drawn patient go in together"
+assert 1.6 < patients / films < 2.4, "four films that err together count like how many?"
+
+# %% [markdown]
 # ## References
 #
 # - Guo C. et al. (2017). On calibration of modern neural networks. ICML.
