@@ -75,6 +75,16 @@ def test_opens_and_closes_alike(notebook):
     assert "What this does not show" in headings or notebook.cells[0].source.startswith("# 2")
 
 
+def test_questions_have_folded_answers(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    asked = text[text.index("## Check yourself") : text.index("## Exercises")]
+    questions, answers = asked.split("<details><summary>Answers</summary>")
+    assert answers.rstrip().endswith("</details>")
+    numbers = [re.findall(r"^(\d)\. ", part, re.MULTILINE) for part in (questions, answers)]
+    assert numbers[0] == numbers[1] and 3 <= len(numbers[0]) <= 5
+    assert "*not* show" in questions
+
+
 def test_one_parameters_cell_with_literals(notebook):
     (cell,) = tagged(notebook, "parameters")
     assignments = ast.parse(cell.source).body

@@ -248,20 +248,21 @@ print("films of these patients:", int(films[films > 1].sum()))
 # 1. In a dataset all COVID films are AP and all normal films PA. What will a good score mean?
 # 2. Why is the average film of a class informative at its *borders*?
 # 3. What does a correlation of 0.99 between two thumbnails *not* prove?
+# 4. All rows of the figure of class by source look alike. What does it *not* show?
 #
 # <details><summary>Answers</summary>
 #
 # 1. That the model can tell AP from PA. Whether it sees disease stays open.
 # 2. No lung is there: a difference between classes can only come from how films were made.
 # 3. That it is the same person: two people of one build on one machine can come close.
+# 4. That the task cannot be cheated: age, view or brightness may still go with the class.
 #
 # </details>
 #
 # ## Exercises
 #
-# A first one to predict, a second to write, a third to find out. They use small phantoms, made here
-# in seconds whatever dataset you chose. The cell below a solution checks it. `make student` makes
-# copies of the notebooks without solutions.
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use small
+# phantoms, made here whatever dataset you chose. Copies without solutions: `make student`.
 
 # %%
 drawn = [phantom.render(patient, image_size=64) for patient in phantom.plan(60, seed=1)]

@@ -268,20 +268,21 @@ print("other seed, same batch:", torch.equal(first, other))
 # 1. Why is a validation film not augmented?
 # 2. Overlap of groups is 0. Name a leak that this number does not show.
 # 3. When would you prefer a balanced sampler to a weighted loss?
+# 4. Batches come from the cache many times faster. What does the figure of throughput *not* show?
 #
 # <details><summary>Answers</summary>
 #
 # 1. Its score should say how the model does on films as they come, and be the same each time.
 # 2. Films of one patient under two identities, or a preprocessing step fitted on all films.
 # 3. With very rare classes and small batches: with weights alone many batches hold no rare film.
+# 4. How long training takes, which the network decides; nor what it costs to fill the cache.
 #
 # </details>
 #
 # ## Exercises
 #
-# A first one to predict, a second to write, a third to find out. They use small phantoms, made here
-# in seconds whatever dataset you chose. The cell below a solution checks it. `make student` makes
-# copies of the notebooks without solutions.
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use small
+# phantoms, made here whatever dataset you chose. Copies without solutions: `make student`.
 
 # %%
 patients = phantom.plan(60, seed=1)

@@ -255,6 +255,7 @@ print(f"{'model.safetensors':<20}{(run / 'model.safetensors').is_file()}")
 # 2. Why does the head get a higher learning rate than a pre-trained backbone?
 # 3. Two runs reach the same validation score, one at epoch 3, one at epoch 8. Which do you trust
 #    more, and what more would you want to see?
+# 4. What does the highest point of the highest learning curve *not* show?
 #
 # <details><summary>Answers</summary>
 #
@@ -263,14 +264,14 @@ print(f"{'model.safetensors':<20}{(run / 'model.safetensors').is_file()}")
 # 2. The head starts at random and must move far; the backbone already holds useful filters that
 #    large steps would destroy.
 # 3. Neither, on one run each: repeat both with other seeds and compare intervals.
+# 4. How good the model is: the epoch was chosen for that score, so part of it is luck.
 #
 # </details>
 #
 # ## Exercises
 #
-# A first one to predict, a second to write, a third to find out. They need no training and use
-# sixteen small phantoms, made here. The cell below a solution checks it. `make student` makes
-# copies of the notebooks without solutions.
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use
+# sixteen small phantoms, made here, and no training. Copies without solutions: `make student`.
 
 # %%
 drawn = [phantom.render(patient, image_size=64) for patient in phantom.plan(60, seed=1)[:16]]

@@ -150,8 +150,8 @@ plots.precision_recall_curves(truth, probabilities, classes, scores, ax=axes[1])
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
-# An AUROC of 0.5 is chance; the dotted lines on the right are what guessing gives, the share of the
-# class. Where the intervals of two classes overlap widely, do not call one easier.
+# An AUROC of 0.5 is chance; the dotted lines on the right are guessing, the class's share. Where
+# the intervals of two classes overlap widely, do not call one easier.
 #
 # ## Does a probability of 0.9 mean nine in ten?
 #
@@ -184,8 +184,8 @@ print(
 )
 
 # %% [markdown]
-# The last line says how much error chance alone would show with this n. An error below its upper
-# figure is no evidence against calibration; with small n it is not much evidence for it either.
+# The last line says what chance alone would show with this n. An error below its upper figure is no
+# evidence against calibration and, with small n, not much for it.
 #
 # ## An operating point, and what it is worth elsewhere
 #
@@ -217,8 +217,8 @@ for prevalence in (0.01, 0.05, 0.20):
     )
 
 # %% [markdown]
-# The rarer the disease, the larger the share of false alarms. And that is if sensitivity and
-# specificity stay as they are, which in another hospital they seldom do.
+# The rarer the disease, the larger the share of false alarms. In another hospital sensitivity and
+# specificity seldom stay as they are.
 #
 # ## Is acting on it better than not looking?
 #
@@ -264,8 +264,7 @@ ax = plots.forest(shown.assign(metric=names, **{"class": pd.NA}), title=title)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Intervals that overlap widely are no evidence of a difference, and among many groups some differ
-# by chance. A clear gap is a reason to look at how those films were made, and who they show. Where
+# Wide overlap is no evidence of a difference, and among many groups some differ by chance. A clear gap is a reason to look at how those films were made, and who they show. Where
 # a source tells nothing, the only level is "unknown".
 #
 # ## COVID against normal alone
@@ -282,7 +281,7 @@ else:
     print("this dataset has two classes, or lacks COVID or Normal: see the figures above")
 
 # %% [markdown]
-# Nothing about the model is better here, only the question is smaller. In a clinic the other
+# The model is no better here, only the question is smaller. In a clinic the other
 # diseases do not stay away.
 #
 # ## What this does not show
@@ -306,6 +305,7 @@ else:
 # 1. 281 of 300 films are right. Is a model with 285 of 300 better?
 # 2. Why bootstrap over patients and not over films?
 # 3. AUROC is 0.99 and the PPV at 1% prevalence is 20%. Is one of them wrong?
+# 4. All dots of a reliability diagram lie on the diagonal. What does it *not* show?
 #
 # <details><summary>Answers</summary>
 #
@@ -313,14 +313,14 @@ else:
 #    tell more.
 # 2. Films of one patient err together; counting them as independent makes intervals too narrow.
 # 3. No. AUROC ignores prevalence; at 1% even few false alarms outnumber the true ones.
+# 4. That the model is of use: always stating the class shares is calibrated, too.
 #
 # </details>
 #
 # ## Exercises
 #
-# A first one to predict, a second to write, a third to find out. They use made-up scores, so that
-# they run in no time. The cell below a solution checks it. `make student` makes copies of the
-# notebooks without solutions.
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use made-
+# up scores. Copies without solutions: `make student`.
 
 # %%
 rng = np.random.default_rng(4)

@@ -325,24 +325,23 @@ else:
 # ## Check yourself
 #
 # 1. Lungs take up a fifth of the film and 60% of the energy lies inside them. Is that good?
-# 2. The pointing game is 0.90. Does the figure show that the model reads the texture of the lesion?
+# 2. The pointing game is 0.90. What does the figure *not* show?
 # 3. A map hardly changes when all weights are random. What does it show?
 #
 # <details><summary>Answers</summary>
 #
 # 1. Three times chance, so the model prefers the lungs. Whether it is the *sick* part of them, only
 #    lesion masks can say.
-# 2. No. It shows where the evidence is highest, not what it is: a shortcut that sits on the lesion,
-#    or its mere brightness, gives the same map.
+# 2. That the model reads the texture of the lesion. It shows where, not what: a shortcut that sits
+#    on the lesion, or its mere brightness, gives the same map.
 # 3. The film's edges as the architecture passes them on. It cannot explain what was learned.
 #
 # </details>
 #
 # ## Exercises
 #
-# A first one to predict, a second to write, a third to find out. They use small phantoms, made here
-# in seconds whatever dataset you chose. The cell below a solution checks it. `make student` makes
-# copies of the notebooks without solutions.
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use small
+# phantoms, made here whatever dataset you chose. Copies without solutions: `make student`.
 
 # %%
 sick = [patient for patient in phantom.plan(120, seed=1) if patient.label != "Normal"]

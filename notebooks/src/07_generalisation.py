@@ -306,7 +306,7 @@ plots.mark_synthetic(ax.figure, "phantom")
 #
 # 1. Lungs only and lungs blacked out both score low. Does the model use neither?
 # 2. The border probe scores at chance. Is the dataset free of shortcuts?
-# 3. Why does the in-source figure of the tricked model not show that anything is wrong?
+# 3. Why does the in-source figure of the tricked model *not* show that anything is wrong?
 # 4. Balanced sources does well at site B. Is that an out-of-source figure?
 #
 # <details><summary>Answers</summary>
@@ -320,9 +320,8 @@ plots.mark_synthetic(ax.figure, "phantom")
 #
 # ## Exercises
 #
-# A first one to predict, a second to write, a third to find out. They use small phantoms, and a
-# probe instead of a network, so that they take seconds. The cell below a solution checks it. `make
-# student` makes copies of the notebooks without solutions.
+# One to predict, one to find out; the cell below a solution checks it. They use small phantoms,
+# made here, and a probe instead of a network. Copies without solutions: `make student`.
 
 # %%
 drawn = [phantom.render(patient, image_size=40) for patient in phantom.plan(300, seed=2)]
