@@ -71,5 +71,5 @@ format: $(READY) ## let ruff format and fix the code
 clean: ## remove the virtual environment and build products; data/ and runs/ stay
 	rm -rf .venv build dist *.egg-info
 
-.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks student bench readme \
-	format clean
+.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks student \
+	bench readme format clean

@@ -124,6 +124,14 @@ def test_every_figure_is_marked_as_synthetic(notebook):
             assert "mark_synthetic" in cell.source, cell.source
 
 
+def test_every_figure_has_an_alt_text(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt.split()) >= 5, cell.source
+
+
 def test_outputs_hold_no_path_of_the_machine(notebook):
     text = "".join(str(cell.outputs) for cell in code_cells(notebook))
     assert not re.search(r"/(home|root|Users|work|tmp)/", text)

@@ -92,7 +92,7 @@ ax = plots.confusion_matrix(truth, predicted, classes, title=title)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Read a row at a time: of the films that truly are of this class, how many went where? The darkest
+# Read a row at a time: of the films of this class, how many went where? The darkest
 # cell off the diagonal is the confusion to look at first. Errors differ in cost: a COVID film
 # called normal can send an infectious patient home, a normal one called COVID costs a test.
 #
@@ -122,7 +122,7 @@ plots.mark_synthetic(ax, dataset)
 # and where the figure is far from 0 or 1. An accuracy alone hides the class with the lowest
 # sensitivity.
 #
-# Two checks before any figure is quoted, then the figures over all classes:
+# Two checks before quoting any, then the figures over all classes:
 
 # %% tags=["nbval-check-output"]
 print(len(scores), "figures, with an interval:", int(scores["low"].notna().sum()))
@@ -264,8 +264,9 @@ ax = plots.forest(shown.assign(metric=names, **{"class": pd.NA}), title=title)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Wide overlap is no evidence of a difference, and among many groups some differ by chance. A clear gap is a reason to look at how those films were made, and who they show. Where
-# a source tells nothing, the only level is "unknown".
+# Wide overlap is no evidence of a difference, and among many groups some differ by chance. A clear
+# gap is a reason to look at how those films were made, and who they show. Where a source tells
+# nothing, the only level is "unknown".
 #
 # ## COVID against normal alone
 #
