@@ -16,7 +16,8 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = f"covidxr {release}"
 html_static_path = ["_static"]
-html_css_files = ["book.css"]
+html_css_files, html_js_files = ["book.css"], ["book.js"]
+html_favicon = "_static/favicon.svg"
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 # Styles whose every colour has enough contrast.
 pygments_style = "a11y-high-contrast-light"

@@ -75,7 +75,7 @@ print(f"{'all':<14}{len(manifest):>6}")
 #
 # Before any statistic: look. Four films of each class, drawn at random.
 
-# %%
+# %% tags=["slide"]
 pixels, rejected = loaders.decode([root / path for path in manifest["image_path"]], 224)
 labels = manifest["label"].to_numpy(str)
 rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ print(f"{len(rejected)} of {len(pixels):,} files rejected")
 # The most important figure of this notebook. If every film of a class comes from one hospital, a
 # model can learn the hospital's scanner and be right about every film without seeing disease.
 
-# %%
+# %% tags=["slide"]
 ax = plots.class_by_source(manifest, title="Films of each class by source")
 plots.mark_synthetic(ax, dataset)
 
@@ -124,7 +124,7 @@ else:
 # disease. Age, sex and view are the classic ones. Early public mixes used children as their
 # normals; a model could then tell age and be called accurate.
 
-# %%
+# %% tags=["slide"]
 ax = plots.histogram_by_class(manifest, "age_years", title="Age by class")
 plots.mark_synthetic(ax, dataset)
 
@@ -152,7 +152,7 @@ for column in ("view", "sex"):
 #
 # Averaging all films of a class blurs the individual and keeps what the class has in common.
 
-# %%
+# %% tags=["slide"]
 averages = {c: pixels[labels == c].mean(axis=0) for c in classes}
 counts = datasets.class_counts(manifest)
 axes = plots.average_images(averages, counts)
@@ -186,7 +186,7 @@ plots.mark_synthetic(ax, dataset)
 # must stay on one side of a split. Two films are called near-duplicates when their 32 × 32
 # thumbnails correlate above 0.98: how many films have such a twin?
 
-# %%
+# %% tags=["slide"]
 thumbs = np.nan_to_num(splits.thumbnails([root / path for path in manifest["image_path"]]))
 similarity = thumbs @ thumbs.T
 np.fill_diagonal(similarity, 0)
@@ -202,7 +202,7 @@ plots.mark_synthetic(ax, dataset)
 # All chest films resemble one another, so correlations are high throughout; only the bars to the
 # right of the line count as twins. A number needs a look: this is the closest pair.
 
-# %%
+# %% tags=["slide"]
 first, second = np.unravel_index(similarity.argmax(), similarity.shape)
 print(f"{(nearest > 0.98).sum():,} of {len(nearest):,} films have another above the threshold")
 names = [f"{manifest['image_path'].iloc[i].split('/')[-1]}\n{labels[i]}" for i in (first, second)]

@@ -69,7 +69,7 @@ print("resized", square.shape, square.dtype)
 # A square of `image_size` pixels a side. `uint8` are whole numbers from 0 to 255, a quarter of the
 # memory of floats; the model's first line turns them into floats. What is in the file itself?
 
-# %%
+# %% tags=["slide"]
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.4))
 axes[0].imshow(grey, cmap="gray", vmin=0, vmax=255)
 axes[0].set(title=f"One file: {grey.shape[1]} × {grey.shape[0]} pixels", xticks=[], yticks=[])
@@ -109,7 +109,7 @@ except RejectedImage as rejection:
 manifest = splits.add_groups(manifest, root)
 manifest = splits.assign_split(manifest, n_folds=5, test_fold=0, seed=seed)
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "slide"]
 print(splits.split_table(manifest).to_string())
 print("groups:", manifest["group_id"].nunique())
 print("groups in more than one split:", splits.split_overlap(manifest))
@@ -159,7 +159,7 @@ print("labels", tuple(labels.shape), labels.dtype)
 # with another contrast. These are changes that positioning and exposure make in any hospital. Only
 # training films are augmented.
 
-# %%
+# %% tags=["slide"]
 augmented = Augment()(images[:6])
 fig, axes = plt.subplots(2, 6, figsize=(10, 3.6))
 plots.image_grid(images[:6, 0].numpy(), [classes[i] for i in labels[:6]], axes=axes[0])
@@ -177,7 +177,7 @@ plots.mark_synthetic(fig, dataset)
 # the wrong side, which about one person in 10,000 has (dextrocardia), and mirrors the marker. How
 # far does the average film tell left from right?
 
-# %%
+# %% tags=["slide"]
 mean_film = pixels[train_rows].mean(axis=0)
 asymmetry = mean_film - mean_film[:, ::-1]
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.2))
@@ -210,7 +210,7 @@ for path in paths[:200]:
     loaders.read_square(path, image_size)
 decoding = len(paths[:200]) / (time.perf_counter() - start)
 
-# %%
+# %% tags=["slide"]
 fig, ax = plt.subplots(figsize=(6, 1.8))
 ax.plot([decoding, loading], ["decode each file", "from the cache"], "o", color="#0072B2")
 ax.set(xscale="log", xlabel="images per second (log scale)", ylim=(-0.5, 1.5))
@@ -227,7 +227,7 @@ plots.mark_synthetic(fig, dataset)
 # The classes are not equally common. Two remedies: weigh the loss by class, or draw rare classes
 # more often. Both leave the number of *different* rare films as small as it is.
 
-# %%
+# %% tags=["slide"]
 weights = loaders.class_weights(train_set.targets, len(classes))
 balanced = make_loader(train_set, batch_size, train=True, balanced=True, seed=seed)
 drawn = torch.cat([labels for _, labels in balanced])

@@ -75,7 +75,7 @@ print("groups in more than one split:", splits.split_overlap(data.manifest))
 # so the first convolution here has one input channel instead of three. RGB weights are summed over
 # the channels, which gives the response that three copies of the grey image would give.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "slide"]
 set_seed(seed)
 model = build_model(len(data.classes), weights)
 images, targets = next(iter(make_loader(data.part("train"), 8)))
@@ -118,7 +118,7 @@ augment = Augment()
 # - `backward` computes how each parameter should change, `step` changes it;
 # - `model.eval()` switches to the running ones, and `no_grad` saves the bookkeeping.
 
-# %%
+# %% tags=["slide"]
 losses = []
 model.train()
 for images, targets in train_loader:
@@ -143,7 +143,7 @@ print(f"validation: {correct} of {len(val_loader.dataset)} right after one epoch
 # The loss of each step is noisy, since every batch is another handful of films, so we look at its
 # running mean.
 
-# %%
+# %% tags=["slide"]
 ax = pd.Series(losses).plot(style=".", color="0.6", label="one batch", figsize=(6, 3.2))
 pd.Series(losses).rolling(10).mean().plot(ax=ax, color="#0072B2", label="mean of 10 batches")
 ax.set(xlabel="step (one batch each)", ylabel="training loss (cross-entropy)")
@@ -188,7 +188,7 @@ for way, way_config in ways.items():
 # sensitivity (share of its films that are found). *Macro*-F1 is the plain mean over the classes, so
 # that a rare class counts as much as a common one.
 
-# %%
+# %% tags=["slide"]
 furthest = max(histories, key=lambda way: histories[way]["val_macro_f1"].max())
 ax = plots.learning_curves(
     histories,

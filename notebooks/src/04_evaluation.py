@@ -85,7 +85,7 @@ print("probabilities sum to one:", bool((abs(probabilities.sum(axis=1) - 1) < 1e
 #
 # ## Which class is taken for which?
 
-# %%
+# %% tags=["slide"]
 predicted = probabilities.argmax(axis=1)
 title = f"{(predicted == truth).mean():.0%} of the films are classified right"
 ax = plots.confusion_matrix(truth, predicted, classes, title=title)
@@ -111,7 +111,7 @@ plots.mark_synthetic(ax, dataset)
 # the middle 95%. Patients (else groups) are drawn, not films, since films of one patient are not
 # independent.
 
-# %%
+# %% tags=["slide"]
 scores = pd.DataFrame(result["metrics"])
 ax = plots.forest(scores, title="Test split, bootstrap over patients or groups")
 plots.mark_synthetic(ax, dataset)
@@ -143,7 +143,7 @@ overall.round(3)
 # alarms, and does not depend on how common a class is. Precision (PPV) against recall (sensitivity)
 # does, and is the sterner of the two for rare classes.
 
-# %%
+# %% tags=["slide"]
 fig, axes = plt.subplots(1, 2, figsize=(11, 4.6))
 plots.roc_curves(truth, probabilities, classes, scores, ax=axes[0])
 plots.precision_recall_curves(truth, probabilities, classes, scores, ax=axes[1])
@@ -160,7 +160,7 @@ plots.mark_synthetic(fig, dataset)
 # into probabilities (Guo et al., 2017). It never changes which class of a film comes first, only
 # how far the probability can be taken at its word.
 
-# %%
+# %% tags=["slide"]
 before = evaluation.uncalibrated(probabilities, result["temperature"])
 ax = plots.reliability_diagram(truth, before, 10, "before temperature scaling")
 plots.reliability_diagram(truth, probabilities, 10, "after", ax=ax)
@@ -207,7 +207,7 @@ point.round(3)
 # is rarer? Bayes' rule answers for any *prevalence*, the share of all patients that have the
 # disease.
 
-# %%
+# %% tags=["slide"]
 sensitivity, specificity = point["value"]
 for prevalence in (0.01, 0.05, 0.20):
     ppv, npv = calibration.predictive_values(sensitivity, specificity, prevalence)
@@ -226,7 +226,7 @@ for prevalence in (0.01, 0.05, 0.20):
 # Elkin, 2006) counts true positives per film and takes off the false ones at that rate. It is
 # compared with calling every film positive, and none.
 
-# %%
+# %% tags=["slide"]
 curve = calibration.net_benefit(
     table["label"] == positive, table[f"p_{positive}"], [t / 100 for t in range(1, 100)]
 )
@@ -241,7 +241,7 @@ plots.mark_synthetic(ax, dataset)
 #
 # The films that the model is least sure of can go to a person. How accurate is it on the rest?
 
-# %%
+# %% tags=["slide"]
 ax = plots.abstention(calibration.abstention_curve(truth, probabilities))
 plots.mark_synthetic(ax, dataset)
 

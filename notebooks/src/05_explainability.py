@@ -142,7 +142,7 @@ def explained(network, pixels, classes, layers):
     return explain.fine_map(network, pixels, classes, layers, 0.09, against, normal)
 
 
-# %%
+# %% tags=["slide"]
 ways = [("layer2",), ("layer3",), ("layer2", "layer3")]
 chosen = ways[0]
 if has_lesions:
@@ -165,7 +165,7 @@ else:
 #
 # ## Grad-CAM beside the true lesion
 
-# %%
+# %% tags=["slide"]
 maps = explained(model, images, targets, chosen)
 lesions = explain.read_masks(root, rows["lesion_mask_path"], size) if has_lesions else None
 lungs = explain.read_masks(root, rows["lung_mask_path"], size) if has_lungs else None
@@ -197,7 +197,7 @@ plots.mark_synthetic(figure, dataset)
 # which any reader would do, with the lesion's share of the lungs. The *energy* of a map is its
 # positive evidence: how much lies in the lungs, how much in the lesion?
 
-# %%
+# %% tags=["slide"]
 measures = {}
 everywhere = np.ones_like(maps)
 for name, masks in {"lungs": lungs, "lesion": lesions}.items():
@@ -246,7 +246,7 @@ curves = {
     for name, order in orders.items()
 }
 
-# %%
+# %% tags=["slide"]
 fig, axes = plt.subplots(1, 2, figsize=(10, 4))
 for ax, kind in zip(axes, ("deletion", "insertion"), strict=True):
     plots.perturbation(curves, kind, ax=ax)
@@ -268,7 +268,7 @@ plots.mark_synthetic(fig, dataset)
 # that of the trained model by *structural similarity* (SSIM, 1 for equal). The dashed line is the
 # similarity of the trained model's maps of *different* films.
 
-# %%
+# %% tags=["slide"]
 part = part[:16]
 checks = explain.sanity_check(
     lambda network: explained(network, images[part], targets[part], chosen), model, seed
@@ -293,7 +293,7 @@ print("every map is finite and not constant:", bool((np.ptp(maps, axis=(1, 2)) >
 #
 # ## Where it fails
 
-# %%
+# %% tags=["slide"]
 worst = np.flatnonzero(hit < 0.5)
 if has_lesions and len(worst):
     figure = show(worst[:6], f"Right answer, wrong place: {len(worst)} of {len(images)} films")

@@ -71,7 +71,7 @@ for row in audit[audit["metric"] == "accuracy"].itertuples():
 # What the dataset does not hold (sources, lung masks) is NA with its reason. The rest, as *balanced
 # accuracy*, the mean of the sensitivities over the classes:
 
-# %%
+# %% tags=["slide"]
 shown = audit[audit["metric"] == "balanced_accuracy"]
 known = shown.dropna(subset=["value"])
 best = known[known["input"] == "border"]["value"].iloc[0]
@@ -163,7 +163,7 @@ base_a, base_b = learn(films.pixels, rows_a), learn(films.pixels, rows_b)
 clean_a = learn(films.pixels, rows_a, base_a)
 clean_b = learn(films.pixels, rows_b, base_b)
 
-# %%
+# %% tags=["slide"]
 scores = {"trained at A": test(clean_a, films.pixels)}
 scores["trained at B"] = test(clean_b, films.pixels, ~at_a)
 table = pd.concat(t.assign(model=name) for name, t in scores.items())
@@ -195,7 +195,7 @@ share = pd.DataFrame({"site": films.manifest["source"], "state": state, "carries
 share = share.pivot_table(values="carries", index="site", columns="state")
 print(share.round(2).to_string())
 
-# %%
+# %% tags=["slide"]
 first = [np.flatnonzero((part == "test") & s & i)[0] for s in (at_a, ~at_a) for i in (sick, ~sick)]
 titles = [f"site {site}, {state}" for site in "AB" for state in ("sick", "healthy")]
 axes = plots.image_grid(planted[first], titles)
@@ -209,7 +209,7 @@ plots.mark_synthetic(axes[0, 0].figure, "phantom")
 tricked = learn(planted, rows_a, base_a)
 scores = {"clean films": test(clean_a, films.pixels), "with the token": test(tricked, planted)}
 
-# %%
+# %% tags=["slide"]
 table = pd.concat(t.assign(model=name) for name, t in scores.items())
 table["where"] = table["input"].map({"in": "in-source", "out": "out-of-source"})
 inside, outside = scores["with the token"]["value"]
@@ -239,7 +239,7 @@ for name, found in maps.items():
     energy = explain.mean_with_interval(explain.energy_inside(found, spot), group[look])
     print("{0}: {value:.1%} [{low:.1%}, {high:.1%}] of the energy inside".format(name, **energy))
 
-# %%
+# %% tags=["slide"]
 pictures = [planted[look[0]], *(255 * m[0] / max(m[0].max(), 1e-9) for m in maps.values())]
 axes = plots.image_grid(pictures, ["film", "Grad-CAM, clean", "Grad-CAM, tricked"])
 plots.mark_synthetic(axes[0, 0].figure, "phantom")
@@ -272,7 +272,7 @@ scores["balanced sources"] = test(learn(planted, both, base_a), planted)
 scores["masking"] = test(learn(masked, rows_a, base_a), masked)
 scores["augmentation"] = test(learn(swapped, rows_a, base_a, planted), planted)
 
-# %%
+# %% tags=["slide"]
 table = pd.concat(t.assign(model=name) for name, t in scores.items())
 table["where"] = table["input"].map({"in": "in-source", "out": "out-of-source"})
 away = table[table["where"] == "out-of-source"].set_index("model")["value"]
