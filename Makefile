@@ -51,6 +51,9 @@ test-alone: $(READY) ## nbval of each notebook in an empty folder of its own
 notebooks: $(READY) ## build and execute the stored notebooks from notebooks/src/
 	$(BIN)/python notebooks/build.py $(NOTEBOOKS)
 
+student: $(READY) ## the notebooks without solutions, in build/student/
+	$(BIN)/python notebooks/student.py
+
 bench: $(READY) ## speed against peers and the hardware's limit (DATA_DIR=<folder> for other images)
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench.py $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
@@ -68,5 +71,5 @@ format: $(READY) ## let ruff format and fix the code
 clean: ## remove the virtual environment and build products; data/ and runs/ stay
 	rm -rf .venv build dist *.egg-info
 
-.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks bench readme \
-	format clean
+.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks student \
+	bench readme format clean

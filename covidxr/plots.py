@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn import metrics as skm
 
-from covidxr import InputError
+from covidxr import InputError, alt_text
 from covidxr.calibration import reliability_bins
 
 BLACK, GREY = "#000000", "#767676"
@@ -33,7 +33,11 @@ LABELS = {
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for the notebooks: legible fonts, fitted layout, light grid."""
+    """Set matplotlib's defaults for the notebooks, and let them store an alt text for figures.
+
+    Legible fonts, fitted layout, light grid.
+    """
+    alt_text.register()
     plt.rcParams.update(
         {
             "figure.dpi": 100,
