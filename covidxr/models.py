@@ -2,6 +2,8 @@
 
 import json
 import os
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from urllib.error import URLError
 
@@ -10,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -195,7 +198,8 @@ def load_checkpoint(path) -> tuple[XrayResNet18, dict]:
     missing = [key for key in REQUIRED_METADATA if key not in metadata]
     if missing:
         raise InputError(f"{path}: not a covidxr checkpoint, its metadata lacks {missing}")
-    model = XrayResNet18(len(metadata["classes"]), severity="severity.weight" in state)
+    with torch.device("meta"):  # no memory, and no random numbers that the file would replace
+        model = XrayResNet18(len(metadata["classes"]), severity="severity.weight" in state)
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     found = {key: value.shape for key, value in state.items()}
     wrong = sorted(key for key in shapes | found if shapes.get(key) != found.get(key))
@@ -204,5 +208,19 @@ def load_checkpoint(path) -> tuple[XrayResNet18, dict]:
             f"{path}: {len(wrong)} tensors do not fit a ResNet18 with classes "
             f"{metadata['classes']}, the first is {wrong[0]}; train it again"
         )
-    model.load_state_dict(state)
+    model.to_empty(device="cpu").load_state_dict(state)
     return model.to(memory_format=torch.channels_last).eval(), metadata
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy for inference whose convolutions do their batch normalisation: same logits, faster.
+
+    In eval mode normalisation is a fixed scale and shift, which the weights can take over.
+    """
+    model = deepcopy(model).eval()
+    for module in model.modules():
+        for (name, layer), (following, norm) in pairwise(list(module.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(layer, norm))
+                setattr(module, following, nn.Identity())
+    return model

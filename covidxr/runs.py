@@ -26,7 +26,13 @@ from covidxr.loaders import (
     read_squares,
     write_text,
 )
-from covidxr.models import build_model, load_checkpoint, load_weights, save_checkpoint
+from covidxr.models import (
+    build_model,
+    fold_batch_norm,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from covidxr.training import TrainConfig, choose_compute, fit, gather, predict, set_seed
 
 RUNS = Path("runs")
@@ -274,7 +280,8 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
             read = [image for image in found if isinstance(image, np.ndarray)]
             yield torch.from_numpy(np.array(read, np.uint8).reshape(-1, 1, size, size)), None
 
-    outputs = predict(model.to(compute.device), load(), compute, model.outputs)
+    model = fold_batch_norm(model).to(compute.device)
+    outputs = predict(model, load(), compute, model.outputs)
     rows["reason"] = list(itertools.chain(*gather(reasons, compute)))
     read = rows["reason"].isna()
     table = predictions_table(rows[read], outputs, meta)
