@@ -5,24 +5,29 @@ import stat
 import struct
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 
 import numpy as np
 from PIL import ExifTags, Image, ImageChops
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TILELENGTH, TILEWIDTH
 
 from covidxr import InputError
 
 MIN_SIDE = 64  # pixels
-MAX_PIXELS = 100_000_000
-MAX_BYTES = 512 * 2**20  # bounds what a reader can be made to load
+# What a decoder can be made to hold: below 1 GB with these three, at up to 16 bytes a pixel.
+MAX_MEGAPIXELS = 75
+MAX_MEGAPIXELS_WEBP = 60
+MAX_BYTES = 400 * 2**20
+LARGE_PIXELS, LARGE_BYTES = 20_000_000, 2**26  # from here on one file at a time, not one a thread
+MAX_SCANS = 500  # a progressive JPEG is worked through once for each
 MIN_CONTRAST = 8  # grey levels between the 1st and the 99th percentile
 CLEAR_COLOUR = 40  # max - min of R, G, B from which a pixel counts as clearly coloured
 MAX_COLOURED = 0.10  # share of such pixels: leaves room for a tint and for annotations
 
 EXPECTED = "expected PNG, JPEG, TIFF, WebP or DICOM"
-TOO_LARGE = f"more than {MAX_PIXELS // 1_000_000} megapixels"
+TOO_LARGE = "more than {} megapixels"
 SIGNATURES = (  # DICOM first: its free preamble may hold the signature of another format
     (128, b"DICM", "DICOM"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -98,6 +103,7 @@ class _Silence:
 
 
 SILENCE = _Silence()
+LARGE = RLock()
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -117,17 +123,19 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         RejectedImage: for any other file, with the reason.
     """
-    kind = _detect_format(path)
-    with SILENCE:  # damage and size are judged here, and raised
+    kind, size = _detect_format(path)
+    with SILENCE, _turn(size=size):  # damage and size are judged here, and raised
         try:
             grey = _read_dicom(path) if kind == "DICOM" else _read_raster(path, kind)
         except RejectedImage:
             raise
         except Image.DecompressionBombError as error:
-            raise RejectedImage(path, TOO_LARGE) from error
+            raise RejectedImage(path, TOO_LARGE.format(MAX_MEGAPIXELS)) from error
         except MemoryError as error:
             raise RejectedImage(path, "claims more memory than is available") from error
         except _damage_errors(kind) as error:
+            if why := getattr(error, "strerror", None):  # the system's word, not the decoder's
+                raise RejectedImage(path, f"cannot be opened: {why}") from error
             raise RejectedImage(path, f"damaged or truncated {kind} file") from error
     down, across = (1 + side // 512 for side in grey.shape)
     low, high = np.percentile(grey[::down, ::across], (1, 99))
@@ -152,7 +160,8 @@ def resize(grey: np.ndarray, size: int) -> np.ndarray:
     return np.array(Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _detect_format(path: str | Path) -> str:
+def _detect_format(path: str | Path) -> tuple[str, int]:
+    """Format by content, and size in bytes."""
     try:
         info = os.stat(path)
         head = _first_bytes(path) if stat.S_ISREG(info.st_mode) else b""  # a pipe would block
@@ -169,7 +178,7 @@ def _detect_format(path: str | Path) -> str:
         raise RejectedImage(path, f"larger than {MAX_BYTES // 2**20} MB")
     for offset, signature, kind in SIGNATURES:
         if head.startswith(signature, offset):
-            return kind
+            return kind, info.st_size
     for signature, kind in UNSUPPORTED:
         if head.startswith(signature):
             raise RejectedImage(path, f"unsupported format {kind}: {EXPECTED}")
@@ -181,9 +190,14 @@ def _first_bytes(path: str | Path) -> bytes:
         return file.read(132)
 
 
-def _check_size(path: str | Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise RejectedImage(path, TOO_LARGE)
+def _turn(pixels: int = 0, size: int = 0) -> AbstractContextManager:
+    """Large files are read one at a time, so that the memory of threads does not add up."""
+    return LARGE if pixels > LARGE_PIXELS or size > LARGE_BYTES else nullcontext()
+
+
+def _check_size(path: str | Path, width: int, height: int, most: int = MAX_MEGAPIXELS) -> None:
+    if width * height > most * 1_000_000:
+        raise RejectedImage(path, TOO_LARGE.format(most))
     if min(width, height) < MIN_SIDE:
         raise RejectedImage(path, f"{width}x{height} pixels: smaller than {MIN_SIDE} px a side")
 
@@ -199,10 +213,8 @@ def _damage_errors(kind: str) -> tuple[type[Exception], ...]:
 
 
 def _read_raster(path: str | Path, kind: str) -> np.ndarray:
-    with Image.open(path, formats=[kind]) as image:
-        _check_size(path, *image.size)
-        if getattr(image, "is_animated", False):
-            raise RejectedImage(path, "animated or multi-frame: expected a single picture")
+    with Image.open(path, formats=[kind]) as image, _turn(image.width * image.height):
+        _check_raster(path, image, kind)
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         if image.mode in DEEP_MODES:
@@ -212,6 +224,23 @@ def _read_raster(path: str | Path, kind: str) -> np.ndarray:
         else:
             raise RejectedImage(path, f"unsupported colour mode {image.mode}")
     return np.array(ORIENTATIONS.get(orientation, np.asarray)(grey), order="C")
+
+
+def _check_raster(path: str | Path, image: Image.Image, kind: str) -> None:
+    _check_size(path, *image.size, MAX_MEGAPIXELS_WEBP if kind == "WEBP" else MAX_MEGAPIXELS)
+    if getattr(image, "is_animated", False):
+        raise RejectedImage(path, "animated or multi-frame: expected a single picture")
+    if kind == "JPEG":
+        _check_scans(path, Path(path).read_bytes())
+    if kind == "TIFF":  # a tile is unpacked whole, however small the picture
+        tile = [image.tag_v2.get(tag, 1) for tag in (TILEWIDTH, TILELENGTH)]
+        if tile[0] * tile[1] > MAX_MEGAPIXELS * 1_000_000:
+            raise RejectedImage(path, TOO_LARGE.format(MAX_MEGAPIXELS))
+
+
+def _check_scans(path: str | Path, jpeg: bytes) -> None:
+    if jpeg.count(b"\xff\xda") > MAX_SCANS:
+        raise RejectedImage(path, f"a JPEG of more than {MAX_SCANS} scans")
 
 
 def _deep_to_grey(path: str | Path, image: Image.Image) -> np.ndarray:
@@ -278,7 +307,9 @@ def _read_dicom(path: str | Path) -> np.ndarray:
     if syntax.is_compressed:
         _check_compressed(path, dataset, syntax)
     # the RLE decoder of pylibjpeg panics on damaged data, pydicom's own raises
-    pixels = pixel_array(dataset, decoding_plugin="pydicom" if syntax == RLELossless else "")
+    plugin = "pydicom" if syntax == RLELossless else ""
+    with _turn(dataset.Rows * dataset.Columns):
+        pixels = pixel_array(dataset, decoding_plugin=plugin)
     sign = -1.0 if dataset.PhotometricInterpretation == "MONOCHROME1" else 1.0
 
     def rows(top: int, bottom: int) -> np.ndarray:
@@ -320,6 +351,7 @@ def _check_compressed(path: str | Path, dataset, syntax) -> None:
         fits = len(dataset.PixelData) <= 4096 + 2 * rows * columns * depth
     else:  # the decoder would allocate what the codestream states
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        _check_scans(path, frame)
         fits = _codestream_size(frame) == (rows, columns, 1)
     if not fits:
         raise RejectedImage(path, "damaged DICOM file: its compressed picture differs in size")

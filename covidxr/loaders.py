@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from covidxr import InputError
+from covidxr.files import held, make_folder, whole, write_text  # noqa: F401
 from covidxr.images import RejectedImage, read_image, resize
 
 CACHE_DIR = Path("runs/cache")
@@ -48,20 +49,23 @@ def read_squares(paths, size: int, ahead: int = 256):
 def decode(paths, size: int, cache_dir=CACHE_DIR) -> tuple[np.ndarray, dict[int, str]]:
     """Decode every file once into a read-only uint8 memory map on disk.
 
-    The cache file is named by the file list, sizes, modification times and image size, so any
-    change makes a new one; it is written under a temporary name and renamed.
+    The cache file is named by the file list, sizes, times of change and image size, so any change
+    makes a new one; it is written under a temporary name and renamed.
 
     Returns:
         pixels, uint8 (N, size, size), zeros where a file was rejected;
         rejected, {row: reason}.
 
     Raises:
-        InputError: the disk is too full for the cache, or it cannot be written there.
+        InputError: the disk is too full for the cache, it cannot be written there, or the files
+            changed while they were read.
     """
     paths = [Path(path) for path in paths]
     cache = Path(cache_dir) / f"{_fingerprint(paths, size)}.npy"
     if not cache.exists():
-        _write_cache(cache, paths, size)
+        with held(cache.parent, wait=True):
+            if not cache.exists():  # by the process that held it before
+                _write_cache(cache, paths, size)
     reasons = json.loads(cache.with_suffix(".json").read_text())
     return np.load(cache, mmap_mode="r"), {int(row): reason for row, reason in reasons.items()}
 
@@ -69,66 +73,40 @@ def decode(paths, size: int, cache_dir=CACHE_DIR) -> tuple[np.ndarray, dict[int,
 def _fingerprint(paths, size: int) -> str:
     digest = hashlib.sha256(f"uint8 {size}".encode())
     for path in paths:
-        found = path.stat() if path.is_file() else None
-        digest.update(
-            f"\n{path}\t{found and found.st_size}\t{found and found.st_mtime_ns}".encode()
-        )
+        digest.update(b"\n%b\t%b" % (os.fsencode(path), repr(_state(path)).encode()))
     return digest.hexdigest()[:24]
 
 
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _write_cache(cache: Path, paths, size: int) -> None:
-    make_folder(cache.parent)
     needed, free = len(paths) * size * size, shutil.disk_usage(cache.parent).free
     if needed * 1.1 > free:
         raise InputError(
             f"{cache.parent}: the image cache needs {needed / 1e6:,.0f} MB and the disk has "
             f"{free / 1e6:,.0f} MB free; make room or choose a smaller image size"
         )
-    temporary = cache.with_name(f"{cache.stem}.{os.getpid()}.part")
-    try:
-        pixels = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.uint8, shape=(len(paths), size, size)
-        )
-        reasons = {}
-        for row, image in enumerate(read_squares(paths, size)):
-            if isinstance(image, RejectedImage):
-                reasons[row] = image.reason
-            else:
-                pixels[row] = image
-        pixels.flush()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size)}
+    black, reasons = np.zeros((size, size), np.uint8), {}
+    with whole(cache) as temporary:
+        with temporary.open("wb") as file:  # a memory map of a disk that fills up would crash
+            np.lib.format.write_array_header_1_0(file, header)
+            for row, image in enumerate(read_squares(paths, size)):
+                if isinstance(image, RejectedImage):
+                    reasons[row], image = image.reason, black
+                file.write(image.tobytes())
+        if _fingerprint(paths, size) != cache.stem:
+            raise InputError(
+                f"{os.path.commonpath(paths)}: images changed or vanished while they were read; "
+                "see that the folder is there, and start again"
+            )
         write_text(cache.with_suffix(".json"), json.dumps(reasons))
-        os.replace(temporary, cache)
-    except OSError as error:
-        raise InputError(f"{cache}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it; InputError where that is not allowed."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be made ({error.strerror}); choose another name, or work in a folder "
-            "that you may write to"
-        ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name and rename, so that no half-written file is ever seen.
-
-    Raises:
-        InputError: the file cannot be written there.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class XrayDataset(Dataset):

@@ -11,6 +11,7 @@ lung has 0.26 g/cm3 (ICRU 44): a centimetre of lung replaces 0.74 cm of water by
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import sys
@@ -20,6 +21,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace as Params
 
 import numpy as np
@@ -29,6 +31,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from . import CLASSES, InputError, thorax
+from .files import held
 
 FORMAT_VERSION = 1
 RELEASE_COUNTS = {"Normal": 10192, "Lung_Opacity": 6012, "COVID": 3616}  # Radiography Database
@@ -378,6 +381,16 @@ def _write_patient(job: tuple, root: Path, image_size: int, difficulty: float) -
     return rows
 
 
+def _end_with_parent() -> None:
+    """A worker whose parent is killed would wait for jobs for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
 def _rows(jobs: list, write: Callable, workers: int, progress: bool) -> list[dict]:
     """Runs `write` on every job, in order, with a progress bar that is sparse in a log file."""
     rows = []
@@ -389,7 +402,10 @@ def _rows(jobs: list, write: Callable, workers: int, progress: bool) -> list[dic
         disable=not progress,
         mininterval=0.1 if sys.stderr.isatty() else 10,
     )
-    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool, bar:
+    several = workers > 1
+    with (
+        ProcessPoolExecutor(workers, initializer=_end_with_parent) if several else nullcontext()
+    ) as pool, bar:
         results = pool.map(write, jobs, chunksize=4) if pool else map(write, jobs)
         for films in results:
             rows += films
@@ -431,6 +447,15 @@ def _already_there(folder: Path, parameters: dict) -> bool:
 
 
 def _write_set(root: Path, parameters: dict, workers: int, progress: bool) -> None:
+    """Writes all or nothing."""
+    try:
+        _write_films(root, parameters, workers, progress)
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+
+
+def _write_films(root: Path, parameters: dict, workers: int, progress: bool) -> None:
     for kind in KINDS:
         for label in CLASSES:
             (root / label / kind).mkdir(parents=True)
@@ -489,19 +514,17 @@ def generate(
     }
     if _already_there(folder, parameters):
         return folder
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    part = folder.with_name(f".{folder.name}.part")
     try:
-        part.mkdir(parents=True)
+        with held(folder.parent, wait=True, left=part.name):
+            if not _already_there(folder, parameters):  # made by the process that held it before
+                _write_set(part, parameters, workers or os.cpu_count() or 1, progress)
+                if folder.exists():
+                    folder.rmdir()
+                os.replace(part, folder)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be made ({error.strerror}); name a folder that you may write to "
-            "(for the default set, by COVIDXR_DATA)"
+            f"{folder}: cannot be made ({error.strerror or error}); make room, or name another "
+            "folder (for the default set, by COVIDXR_DATA)"
         ) from error
-    try:
-        _write_set(part, parameters, workers or os.cpu_count() or 1, progress)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder

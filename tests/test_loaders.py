@@ -1,5 +1,6 @@
 """From files to batches: the cache never lies, the order is seeded, the augmentation is safe."""
 
+import errno
 import os
 import shutil
 from collections import namedtuple
@@ -106,16 +107,39 @@ def test_a_cache_that_cannot_be_written_is_said(paths, tmp_path):
         decode(paths, 64, tmp_path / "runs" / "cache")
 
 
-def test_write_text_replaces_whole_files_or_says_why(tmp_path):
-    loaders.write_text(tmp_path / "a.txt", "old")
-    loaders.write_text(tmp_path / "a.txt", "é")
-    assert (tmp_path / "a.txt").read_bytes() == "é".encode()
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "absent" / "a.txt", tmp_path / "folder"):
-        with pytest.raises(InputError, match="cannot be written") as error:
-            loaders.write_text(path, "new")
-        assert str(path) in str(error.value)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "folder"]
+def test_images_that_vanish_while_they_are_read_leave_no_cache(paths, tmp_path, monkeypatch):
+    read_square = loaders.read_square
+
+    def vanish(path, size):
+        path.unlink(missing_ok=True)
+        return read_square(path, size)
+
+    before = [path.read_bytes() for path in paths]
+    with monkeypatch.context() as patch:
+        patch.setattr(loaders, "read_square", vanish)
+        with pytest.raises(InputError, match="images: images changed or vanished"):
+            decode(paths, 64, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+    for path, content in zip(paths, before, strict=True):
+        path.write_bytes(content)
+    assert decode(paths, 64, tmp_path / "cache")[1] == {}
+
+
+def test_a_disk_that_fills_up_is_said(paths, tmp_path, monkeypatch):
+    def full(path, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loaders, "read_square", full)
+    with pytest.raises(InputError, match=r"\.npy: cannot be written \(No space left on device\)"):
+        decode(paths, 64, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared(paths, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".abc.1.part.npy").write_bytes(b"half")
+    decode(paths, 64, tmp_path / "cache")
+    assert sorted(p.suffix for p in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
 
 
 def test_items_and_batches():
