@@ -24,7 +24,7 @@ from covidxr.training import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = Compute("cpu", "float32")
-TOY = TrainConfig(image_size=32, epochs=2, batch_size=8, augment=False)
+TOY = TrainConfig(weights="none", image_size=32, epochs=2, batch_size=8, augment=False)
 
 
 def toy_set(n: int = 24, seed: int = 0) -> XrayDataset:
@@ -86,7 +86,8 @@ def test_config_from_a_run():
 @pytest.mark.parametrize(
     ("options", "rate"),
     [
-        ({}, 3e-3),
+        ({"weights": "none"}, 3e-3),
+        ({}, 1e-4),
         ({"weights": "imagenet"}, 1e-4),
         ({"weights": "runs/a/model.safetensors"}, 1e-4),
         ({"weights": "imagenet", "freeze": True}, 1e-2),

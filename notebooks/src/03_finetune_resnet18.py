@@ -42,7 +42,7 @@ plots.use_style()
 # %% tags=["parameters"]
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
-weights = "none"  # imagenet, none, or the path of a checkpoint
+weights = "phantom"  # shipped with the package; or imagenet, none, the path of a checkpoint
 image_size = 64
 epochs = 8
 seed = 0
@@ -88,7 +88,9 @@ print("in head   ", f"{sum(p.numel() for p in model.fc.parameters()):,}")
 
 # %% [markdown]
 # Of eleven million parameters the head has 513 per class. The head is new in every case: it starts
-# at random. *Pre-trained* means that the rest does not.
+# at random. *Pre-trained* means that the rest does not: with weights `phantom`, which ship with the
+# package, it has seen 31,000 other phantoms and learnt to draw their lungs and lesions, so that the
+# course needs no download.
 #
 # ## The training phase, by hand
 #
@@ -161,7 +163,7 @@ plots.mark_synthetic(ax, dataset)
 # `fit` calls `train_one_epoch`, which is the loop above, then scores the validation split, and
 # keeps the weights of the best epoch. It adds one thing: *label smoothing* asks for a little less
 # than certainty, so that the scores do not grow without end. Nothing it does sees the test split.
-# We train in two ways, or three if there are weights to start from:
+# We train in three ways, or two if there are no weights to start from:
 #
 # | way | starts from | changes |
 # |---|---|---|
@@ -201,10 +203,10 @@ plots.mark_synthetic(ax, dataset)
 # %% [markdown]
 # Read the curves from left to right. *From scratch* has to learn its filters and the task at once:
 # it starts low and climbs, with dips while the learning rate is high. *Frozen* can only weigh the
-# features that it was given. With weights `none` these are random filters, and the head does hardly
-# better than guessing; with pre-trained weights expect it to start higher and level off early. The
-# gap between frozen and trained is what learning a representation is worth. Each curve is one run:
-# small differences may be chance.
+# features that it was given, so it starts higher and levels off early (with weights `none` these
+# are random filters, and the head does hardly better than guessing). *Fine-tuned* starts from the
+# same features and may still change them. How many epochs does it need for what *from scratch*
+# ends with? Each curve is one run: small differences may be chance.
 #
 # Which epoch was kept? The one with the highest macro-F1:
 
@@ -217,10 +219,11 @@ pd.DataFrame(best).T[["epoch", "train_loss", "val_loss", "val_macro_f1"]].round(
 # has class weights and smoothed labels, it is measured on augmented films, and while the model is
 # still learning. Compare either with itself, from epoch to epoch.
 #
-# **Where ImageNet comes in.** With `weights = "imagenet"` the backbone starts from 1.3 million
-# photographs (torchvision downloads 45 MB and checks them by hash) and the third curve appears.
-# Where nothing can be downloaded the package says so and stops; it never puts other weights in
-# their place.
+# **Where ImageNet comes in.** The shipped weights come from phantoms, as these films do: here they
+# are at home, and the curve flatters them. The README says what they are worth on real films. With
+# `weights = "imagenet"` the backbone starts from 1.3 million photographs instead (torchvision
+# downloads 45 MB and checks them by hash). Where nothing can be downloaded the package says so and
+# stops; it never puts other weights in their place.
 #
 # ## What this does not show
 #

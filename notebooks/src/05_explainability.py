@@ -41,7 +41,7 @@ plots.use_style()
 # %% tags=["parameters"]
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
-weights = "none"  # imagenet, none, or the path of a checkpoint
+weights = "phantom"  # shipped with the package; or imagenet, none, the path of a checkpoint
 image_size = 64
 epochs = 8
 seed = 0
@@ -53,7 +53,7 @@ seed = 0
 # few to point at anything. A run of fewer than 128 pixels is therefore replaced by one of 128.
 
 # %%
-size, passes = (image_size, epochs) if image_size >= 128 else (128, 8)
+size, passes = (image_size, epochs) if image_size >= 128 else (128, 5)
 config = TrainConfig(dataset, data_dir, weights, size, passes, seed=seed)
 run = runs.find_or_train(config)
 data = runs.prepare(config)

@@ -41,7 +41,7 @@ plots.use_style()
 # %% tags=["parameters"]
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
-weights = "none"  # imagenet, none, or the path of a checkpoint
+weights = "phantom"  # shipped with the package; or imagenet, none, the path of a checkpoint
 image_size = 64
 epochs = 8
 strength = 1.0  # of the planted shortcut: 0 tells nothing, 1 tells healthy from sick at home
