@@ -67,6 +67,7 @@ readme: $(READY) ## write the figures of README, model card and datasheet from d
 	$(BIN)/python docs/build_readme.py
 	$(BIN)/python docs/build_cards.py
 	$(BIN)/python docs/build_weights.py
+	$(BIN)/python docs/build_severity.py
 
 format: $(READY) ## let ruff format and fix the code
 	$(BIN)/ruff check --fix .

@@ -27,7 +27,7 @@ def comparison() -> str:
     found = json.loads((RESULTS / "pretraining.json").read_text())
     rows = [("synthetic phantom, default set, 64 px", found["phantom"])]
     rows += [
-        (f"real: radiography, {count} training films, 96 px", result)
+        (f"real: radiography, {count} training films, 64 px", result)
         for count, result in found.get("radiography", {}).items()
     ]
     lines = [

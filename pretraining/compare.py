@@ -22,7 +22,7 @@ RESULT = Path(__file__).resolve().parent.parent / "docs" / "results" / "pretrain
 STARTS = ("none", "phantom")
 PHANTOM = TrainConfig(image_size=64, epochs=8)
 PHANTOM_SEEDS = range(5)
-REAL = TrainConfig("radiography", image_size=96, imbalance="none", patience=100)
+REAL = TrainConfig("radiography", image_size=64, imbalance="none", patience=100)
 REAL_EPOCHS = {100: 30, 500: 15, 2000: 6}  # by number of training films
 REAL_SEEDS, REAL_VAL = range(3), 300
 COHEN_SIZE = 224

@@ -86,7 +86,7 @@ def test_groups_never_cross_splits(tiny_run):
 def test_checkpoint_carries_its_metadata(tiny_run, tiny_config):
     _, metadata = load_checkpoint(tiny_run / "model.safetensors")
     assert tuple(metadata["classes"]) == CLASSES and metadata["image_size"] == 64
-    assert metadata["weights"] == "none" and metadata["dataset"] == "phantom"
+    assert metadata["weights"] == "phantom" and metadata["dataset"] == "phantom"
     assert metadata["temperature"] > 0 and "torch" in metadata["versions"]
     val = runs.read_csv(tiny_run / "predictions_val.csv")
     covid = val.loc[val["label"] == "COVID", "p_COVID"]
@@ -232,11 +232,12 @@ def test_find_or_train_trains_once(tiny_config, monkeypatch, capsys):
 def test_run_names_differ_with_the_configuration(tiny_config):
     variants = [
         *(tiny_config, replace(tiny_config, seed=1), replace(tiny_config, freeze=True)),
-        replace(tiny_config, weights="imagenet"),
+        replace(tiny_config, weights="none"),
     ]
     names = [runs.run_name(config) for config in variants]
     assert len(set(names)) == 4
-    assert [name.split("-")[1] for name in names] == ["scratch", "scratch", "frozen", "finetuned"]
+    kinds = [name.split("-")[1] for name in names]
+    assert kinds == ["finetuned", "finetuned", "frozen", "scratch"]
 
 
 def test_prepare_leaves_out_a_corrupt_file_and_says_so(tmp_path, make_folder, capsys):
