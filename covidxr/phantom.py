@@ -394,8 +394,11 @@ def _rows(jobs: list, write: Callable, workers: int, progress: bool) -> list[dic
     )
     several = workers > 1
     with (
-        ProcessPoolExecutor(workers, initializer=_end_with_parent) if several else nullcontext()
-    ) as pool, bar:
+        (
+            ProcessPoolExecutor(workers, initializer=_end_with_parent) if several else nullcontext()
+        ) as pool,
+        bar,
+    ):
         results = pool.map(write, jobs, chunksize=4) if pool else map(write, jobs)
         for films in results:
             rows += films
