@@ -13,6 +13,7 @@ import typer
 
 from covidxr import InputError, launch
 from covidxr.config import TrainConfig
+from covidxr.files import one_line
 
 app = typer.Typer(
     help="Detect COVID-19 in chest radiographs. For teaching and research, not a medical device.",
@@ -60,7 +61,8 @@ def overlap(
 
     table, count = splits.overlap(a, b)
     if len(table):
-        print(table.to_string(index=False, float_format="{:.4f}".format))
+        shown = table.assign(**{name: table[name].map(one_line) for name in list(table)[:2]})
+        print(shown.to_string(index=False, float_format="{:.4f}".format))
     if out is not None:
         runs.write_csv(out, table)
     print(
@@ -218,15 +220,17 @@ def print_audit(rows: list[dict]) -> None:
 
 def main() -> None:
     """Exit 0 on success, 2 with one line on bad usage or input, 1 on a real failure."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold any byte
     try:
         launch.join()
         if launch.rank() > 0:  # one process speaks for all
             sys.stdout = sys.stderr = open(os.devnull, "w")
         sys.exit(app(standalone_mode=False))
     except UsageError as error:
-        print(f"error: {error.format_message().rstrip('.')}; see --help", file=sys.stderr)
+        message = one_line(error.format_message().rstrip("."))
+        print(f"error: {message}; see --help", file=sys.stderr)
         sys.exit(2)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

@@ -106,8 +106,8 @@ def _lock(path: Path, wait: bool):
 
 
 def path_text(path: str | Path) -> str:
-    r"""A path as text that every table can hold: a byte that is no UTF-8 becomes `\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""A path as one line of text: a byte that is no UTF-8 becomes `\xff`, a line break `\n`."""
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def one_line(text) -> str:

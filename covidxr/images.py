@@ -1,11 +1,14 @@
 """Any image file → one uint8 grey array, or a `RejectedImage` that says why."""
 
+import ctypes
 import os
 import stat
 import struct
+import sys
+import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock, RLock
 
@@ -17,8 +20,8 @@ from covidxr import InputError
 
 MIN_SIDE = 64  # pixels
 # What a decoder can be made to hold: below 1 GB with these three, at up to 16 bytes a pixel.
-MAX_MEGAPIXELS = 75
-MAX_MEGAPIXELS_WEBP = 60
+MAX_MEGAPIXELS = 70
+MAX_MEGAPIXELS_WEBP = 50
 MAX_BYTES = 400 * 2**20
 LARGE_PIXELS, LARGE_BYTES = 20_000_000, 2**26  # from here on one file at a time, not one a thread
 MAX_SCANS = 500  # a progressive JPEG is worked through once for each
@@ -106,6 +109,21 @@ SILENCE = _Silence()
 LARGE = RLock()
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One large file at a time, and its memory given back: that of threads must not add up."""
+    with LARGE:
+        try:
+            yield
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the pixels
+            raise
+        finally:
+            if sys.platform == "linux":  # where each thread keeps what it has freed
+                trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+                trim and trim(0)
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Read a radiograph as 8-bit grey, bright where the body absorbs.
 
@@ -124,7 +142,8 @@ def read_image(path: str | Path) -> np.ndarray:
         RejectedImage: for any other file, with the reason.
     """
     kind, size = _detect_format(path)
-    with SILENCE, _turn(size=size):  # damage and size are judged here, and raised
+    # damage and size are judged here, and raised
+    with SILENCE, _alone() if size > LARGE_BYTES else nullcontext():
         try:
             grey = _read_dicom(path) if kind == "DICOM" else _read_raster(path, kind)
         except RejectedImage:
@@ -190,11 +209,6 @@ def _first_bytes(path: str | Path) -> bytes:
         return file.read(132)
 
 
-def _turn(pixels: int = 0, size: int = 0) -> AbstractContextManager:
-    """Large files are read one at a time, so that the memory of threads does not add up."""
-    return LARGE if pixels > LARGE_PIXELS or size > LARGE_BYTES else nullcontext()
-
-
 def _check_size(path: str | Path, width: int, height: int, most: int = MAX_MEGAPIXELS) -> None:
     if width * height > most * 1_000_000:
         raise RejectedImage(path, TOO_LARGE.format(most))
@@ -213,16 +227,29 @@ def _damage_errors(kind: str) -> tuple[type[Exception], ...]:
 
 
 def _read_raster(path: str | Path, kind: str) -> np.ndarray:
-    with Image.open(path, formats=[kind]) as image, _turn(image.width * image.height):
+    with Image.open(path, formats=[kind]) as image:
         _check_raster(path, image, kind)
-        image.load()
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-        if image.mode in DEEP_MODES:
-            grey = _deep_to_grey(path, image)
-        elif image.mode in FLAT_MODES:
-            grey = _flat_to_grey(path, image)
-        else:
-            raise RejectedImage(path, f"unsupported colour mode {image.mode}")
+        if image.width * image.height <= LARGE_PIXELS:
+            return _decode_raster(path, image)
+    image = None
+    with _alone():
+        return _read_large_raster(path, kind)  # has let go of everything when it returns
+
+
+def _read_large_raster(path: str | Path, kind: str) -> np.ndarray:
+    with Image.open(path, formats=[kind]) as image:
+        return _decode_raster(path, image)
+
+
+def _decode_raster(path: str | Path, image: Image.Image) -> np.ndarray:
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if image.mode in DEEP_MODES:
+        grey = _deep_to_grey(path, image)
+    elif image.mode in FLAT_MODES:
+        grey = _flat_to_grey(path, image)
+    else:
+        raise RejectedImage(path, f"unsupported colour mode {image.mode}")
     return np.array(ORIENTATIONS.get(orientation, np.asarray)(grey), order="C")
 
 
@@ -291,13 +318,22 @@ def _scale(path: str | Path, rows: Callable, height: int, width: int) -> np.ndar
 def _read_dicom(path: str | Path) -> np.ndarray:
     from pydicom import dcmread  # slow to import
     from pydicom.filereader import read_file_meta_info
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
-    from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     syntax = read_file_meta_info(path).TransferSyntaxUID
     if syntax == DeflatedExplicitVRLittleEndian:  # would be inflated whole, without a limit
         raise RejectedImage(path, "deflated DICOM file: store it uncompressed")
-    _check_dicom(path, dcmread(path, stop_before_pixels=True, specific_tags=DICOM_TAGS))
+    header = dcmread(path, stop_before_pixels=True, specific_tags=DICOM_TAGS)
+    _check_dicom(path, header)
+    with _alone() if header.Rows * header.Columns > LARGE_PIXELS else nullcontext():
+        return _decode_dicom(path, syntax)
+
+
+def _decode_dicom(path: str | Path, syntax) -> np.ndarray:
+    from pydicom import dcmread
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+    from pydicom.uid import RLELossless
+
     dataset = dcmread(path, specific_tags=DICOM_TAGS)
     for element in list(dataset):
         if element.is_empty:  # the same as absent
@@ -308,8 +344,7 @@ def _read_dicom(path: str | Path) -> np.ndarray:
         _check_compressed(path, dataset, syntax)
     # the RLE decoder of pylibjpeg panics on damaged data, pydicom's own raises
     plugin = "pydicom" if syntax == RLELossless else ""
-    with _turn(dataset.Rows * dataset.Columns):
-        pixels = pixel_array(dataset, decoding_plugin=plugin)
+    pixels = pixel_array(dataset, decoding_plugin=plugin)
     sign = -1.0 if dataset.PhotometricInterpretation == "MONOCHROME1" else 1.0
 
     def rows(top: int, bottom: int) -> np.ndarray:

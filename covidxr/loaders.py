@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from covidxr import InputError
-from covidxr.files import held, make_folder, whole, write_text  # noqa: F401
+from covidxr.files import held, whole, write_text
 from covidxr.images import RejectedImage, read_image, resize
 
 CACHE_DIR = Path("runs/cache")
@@ -32,7 +32,7 @@ def read_square(path, size: int) -> np.ndarray | RejectedImage:
     try:
         return resize(read_image(path), size)
     except RejectedImage as rejection:
-        return rejection
+        return RejectedImage(path, rejection.reason)  # the first one holds on to the pixels
 
 
 def read_squares(paths, size: int, ahead: int = 256):

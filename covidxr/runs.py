@@ -18,14 +18,8 @@ import torch
 from accelerate import PartialState
 
 from covidxr import InputError, __version__, calibration, datasets, severity, splits
-from covidxr.loaders import (
-    XrayDataset,
-    decode,
-    make_folder,
-    make_loader,
-    read_squares,
-    write_text,
-)
+from covidxr.files import make_folder, neutralised, one_line, path_text, restored, write_text
+from covidxr.loaders import XrayDataset, decode, make_loader, read_squares
 from covidxr.models import (
     build_model,
     fold_batch_norm,
@@ -71,7 +65,7 @@ def prepare(config: TrainConfig) -> Data:
     pixels, rejected = decode(paths, config.image_size)
     squares, _ = decode(paths, 32)
     for row, reason in rejected.items():
-        print(f"left out {manifest['image_path'].iloc[row]}: {reason}")
+        print(f"left out {one_line(manifest['image_path'].iloc[row])}: {reason}")
     usable = np.setdiff1d(np.arange(len(manifest)), list(rejected))
     if rejected:
         # Decoded again without them: a row of pixels is a row of the manifest.
@@ -264,7 +258,7 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
     model, meta = load_checkpoint(Path(run) / "model.safetensors")
     compute = choose_compute(meta.get("precision", "auto"))
     classes, size = meta["classes"], meta["image_size"]
-    rows = pd.DataFrame({"image_path": [str(path) for path in paths]})
+    rows = pd.DataFrame({"image_path": [path_text(path) for path in paths]})
     rows = rows.assign(patient_id=pd.NA, label=pd.NA)
     if rows.empty:
         return predictions_table(rows, np.zeros((0, len(classes))), meta)
@@ -311,18 +305,19 @@ def list_files(paths) -> list[Path]:
 
 
 def _is_input(path: Path) -> bool:
-    """A file, or a link that leads nowhere, which becomes a rejected row."""
-    return path.name[0] != "." and (path.is_file() or path.is_symlink() and not path.exists())
+    """Anything but a folder; links that lead nowhere, pipes and the like become rejected rows."""
+    return path.name[0] != "." and not path.is_dir()
 
 
 def read_csv(path: Path) -> pd.DataFrame:
     """A manifest or predictions table; a class may be called "0", only an empty cell is unknown."""
     types = datasets.MANIFEST_DTYPES | {"predicted": "string"}
-    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+    return restored(pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""]))
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_text(Path(path), table.to_csv(index=False))
+    """Write a table that a spreadsheet may open: no cell of text begins like a formula."""
+    write_text(Path(path), neutralised(table).to_csv(index=False))
 
 
 def write_json(path: Path, content: dict) -> None:

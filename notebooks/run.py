@@ -15,7 +15,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from covidxr import InputError, datasets
 from covidxr.config import TrainConfig
-from covidxr.loaders import make_folder
+from covidxr.files import make_folder
 from covidxr.models import load_weights
 
 HERE = Path(__file__).resolve().parent

@@ -90,7 +90,7 @@ def test_waiting_for_a_held_folder(holder, tmp_path):
     [
         (Path("é/😀.png"), "é/😀.png"),
         (Path("a\udcff.png"), "a\\xff.png"),
-        ("a\nb,\"'.png", "a\nb,\"'.png"),
+        ("a\nb,\"'.png", "a\\nb,\"'.png"),
     ],
 )
 def test_path_text(path, text):
