@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from covidxr import InputError
-from covidxr.loaders import write_text
+from covidxr.files import write_text
 
 SEVERITY = ("extent", "extent_sd", "extent_right", "extent_left", "opacity", "opacity_sd")
 FORMULA = tuple("=+-@\t\r")  # a spreadsheet would run a cell that begins with one of these

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from covidxr import history, launch, progression, runs, triage
-from covidxr.loaders import write_text
+from covidxr.files import write_text
 from covidxr.metrics import MIN_GROUPS
 from covidxr.models import load_checkpoint
 from covidxr.pictures import pictures

@@ -1,7 +1,7 @@
 """A copy of `radiography`, as links, without the films that `cohen` holds too.
 
-`without_overlap.py COHEN RADIOGRAPHY OUT` makes OUT for `--dataset folder`. A backbone trained on it
-has seen no film (nor near-duplicate) on which severity is then tested.
+`without_overlap.py COHEN RADIOGRAPHY OUT` makes OUT for `--dataset folder`. A backbone trained on
+it has seen no film (nor near-duplicate) on which severity is then tested.
 """
 
 import os
