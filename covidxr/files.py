@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 
 from covidxr import InputError
+
+if TYPE_CHECKING:  # the command line imports this module, and must not wait for pandas
+    import pandas as pd
 
 try:
     import fcntl
@@ -115,20 +118,22 @@ def one_line(text) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def neutralised(table: pd.DataFrame) -> pd.DataFrame:
+def neutralised(table: "pd.DataFrame") -> "pd.DataFrame":
     """A copy in which no cell begins like a formula: such a cell gets an apostrophe before it."""
     return _each_text(table, lambda cell: f"'{cell}" if FORMULA.match(cell) else cell)
 
 
-def restored(table: pd.DataFrame) -> pd.DataFrame:
+def restored(table: "pd.DataFrame") -> "pd.DataFrame":
     """What was given to `neutralised`."""
     return _each_text(
         table, lambda cell: cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
     )
 
 
-def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    def changed(column: pd.Series) -> pd.Series:
+def _each_text(table: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame":
+    import pandas as pd
+
+    def changed(column):
         cells = [change(cell) if isinstance(cell, str) else cell for cell in column]
         return pd.Series(cells, column.index, column.dtype)
 
