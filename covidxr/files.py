@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from covidxr import InputError
 
 if TYPE_CHECKING:  # the command line imports this module, and must not wait for pandas
