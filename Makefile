@@ -18,7 +18,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo
 	@echo "run-all takes DATASET=phantom|radiography|cohen|folder DATA_DIR=<folder>"
-	@echo "              WEIGHTS=none|imagenet|<checkpoint> EPOCHS=<n> IMAGE_SIZE=<pixels>"
+	@echo "              WEIGHTS=phantom|imagenet|none|<checkpoint> EPOCHS=<n> IMAGE_SIZE=<pixels>"
 
 setup: $(READY) ## create .venv and install everything into it
 
@@ -51,15 +51,23 @@ test-alone: $(READY) ## nbval of each notebook in an empty folder of its own
 notebooks: $(READY) ## build and execute the stored notebooks from notebooks/src/
 	$(BIN)/python notebooks/build.py $(NOTEBOOKS)
 
+student: $(READY) ## the notebooks without solutions, in build/student/
+	$(BIN)/python notebooks/student.py
+
 bench: $(READY) ## speed against peers and the hardware's limit (DATA_DIR=<folder> for other images)
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench.py $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 	$(BIN)/python benchmarks/agreement.py
 	$(BIN)/python docs/build_speed.py
 
+pretrain: $(READY) ## make the shipped weights again, into runs/pretraining/ (about half an hour)
+	PYTHONPATH=. $(BIN)/python pretraining/pretrain.py
+
 readme: $(READY) ## write the figures of README, model card and datasheet from docs/results/*.json
 	$(BIN)/python docs/build_readme.py
 	$(BIN)/python docs/build_cards.py
+	$(BIN)/python docs/build_weights.py
+	$(BIN)/python docs/build_severity.py
 
 format: $(READY) ## let ruff format and fix the code
 	$(BIN)/ruff check --fix .
@@ -68,5 +76,5 @@ format: $(READY) ## let ruff format and fix the code
 clean: ## remove the virtual environment and build products; data/ and runs/ stay
 	rm -rf .venv build dist *.egg-info
 
-.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks bench readme \
-	format clean
+.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks student \
+	bench pretrain readme format clean

@@ -8,9 +8,6 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
-from scipy.special import softmax as scipy_softmax
 
 from covidxr import InputError
 from covidxr.metrics import (
@@ -28,7 +25,9 @@ def softmax(logits, temperature: float = 1.0) -> np.ndarray:
     """Probabilities (N, K) float64 from logits (N, K), divided by the temperature first."""
     if not temperature > 0:
         raise InputError(f"temperature: found {temperature}, expected a number above 0")
-    return scipy_softmax(np.asarray(logits, dtype=float) / temperature, axis=1)
+    from scipy import special  # here, since it takes long to load
+
+    return special.softmax(np.asarray(logits, dtype=float) / temperature, axis=1)
 
 
 def fit_temperature(logits, y_true) -> float:
@@ -40,6 +39,8 @@ def fit_temperature(logits, y_true) -> float:
     Raises:
         InputError: logits that are not finite, lengths that differ, unknown labels.
     """
+    from scipy import optimize, special
+
     logits = np.asarray(logits, dtype=float)
     if logits.ndim != 2 or not np.isfinite(logits).all():
         raise InputError(f"logits: shape {logits.shape}, expected (N, K) and finite numbers")
@@ -47,10 +48,11 @@ def fit_temperature(logits, y_true) -> float:
     rows = np.arange(len(y))
 
     def loss(log_t: float) -> float:
-        return -log_softmax(logits / np.exp(log_t), axis=1)[rows, y].mean()
+        return -special.log_softmax(logits / np.exp(log_t), axis=1)[rows, y].mean()
 
     bounds = np.log(TEMPERATURE_BOUNDS)
-    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
+    options = {"xatol": 1e-6}
+    best = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options=options).x
     if np.abs(best - bounds).min() < 1e-3:
         warnings.warn(
             f"no temperature between {TEMPERATURE_BOUNDS[0]} and {TEMPERATURE_BOUNDS[1]} minimises "

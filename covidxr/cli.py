@@ -113,6 +113,7 @@ def evaluate(
     audit: Annotated[bool, typer.Option(help="ask if the source gives the class away")] = False,
 ) -> None:
     """Open the test split of a run: metrics with 95% intervals, predictions and figures."""
+    launch.require_one("evaluate")
     from covidxr import evaluation
 
     result = evaluation.evaluate(run, audit=audit)
@@ -129,6 +130,7 @@ def evaluate(
 @takes_config
 def crossval(config: TrainConfig, folder: Path | None) -> None:
     """Train and test once per fold; metrics per fold and pooled over all images."""
+    launch.require_one("crossval")
     from covidxr import evaluation
 
     run, result = evaluation.crossval(config, folder)
@@ -156,6 +158,33 @@ def predict(
     runs.write_csv(out, table)
     rejected = int((table["status"] == "rejected").sum())
     print(f"{out}: {len(table)} files, {rejected} rejected. Not a medical device.")
+
+
+@app.command()
+def triage(
+    run: Run,
+    paths: Annotated[list[Path], typer.Argument(help="image files and folders")],
+    out: Annotated[Path, typer.Option(help="the page; a .csv goes beside it")] = Path(
+        "worklist.html"
+    ),
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="CSV of films by patient: image_path, patient_id, study_day, view"),
+    ] = None,
+) -> None:
+    """Order image files by urgency and write the worklist, one self-contained page."""
+    check_out(out)
+    check_out(out.with_suffix(".csv"))
+    if out.suffix not in (".html", ".htm"):
+        raise InputError(f"--out {out}: expected a name that ends in .html")
+    from covidxr import runs, worklist
+
+    table = worklist.make(run, runs.list_files(paths), out, manifest)
+    if launch.rank() > 0:
+        return
+    rejected, asked = (table["status"] == "rejected").sum(), table["to_person"].notna().sum()
+    print(f"{out}: {len(table)} files, {rejected} rejected, {asked} to a person. ", end="")
+    print("Not a medical device.")
 
 
 def print_metrics(rows: list[dict]) -> None:

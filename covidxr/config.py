@@ -20,7 +20,7 @@ class TrainConfig:
 
     dataset: str = _option("phantom", "phantom, radiography, cohen or folder")
     data_dir: str | None = _option(None, "folder of the dataset (default: below the data root)")
-    weights: str = _option("none", "imagenet, none, or the path of a checkpoint")
+    weights: str = _option("phantom", "phantom, imagenet, none, or the path of a checkpoint")
     image_size: int = _option(64, "pixels a side", 32, 1024)
     epochs: int = _option(8, "passes over the training split", 1, 10_000)
     batch_size: int = _option(32, "images a step, over all processes", 2, 4096)

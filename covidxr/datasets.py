@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from covidxr import CLASSES, InputError, phantom
+from covidxr import CLASSES, InputError
 
 MANIFEST_COLUMNS = tuple(
     "image_path label patient_id group_id source view sex age_years study_day extent opacity icu "
@@ -200,6 +200,8 @@ def _phantom(folder: Path | None) -> tuple[pd.DataFrame, Path]:
     """Synthetic radiographs, made with the default settings where the folder is absent."""
     root = folder or data_root() / "phantom"
     if folder is None and not root.exists():
+        from covidxr import phantom  # here, since scipy takes long to load
+
         print(f"phantom: making the default synthetic set in {root}", file=sys.stderr)
         phantom.generate(root)
     table = root / "metadata.csv"

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from covidxr import InputError, calibration, metrics, plots, shift
+from covidxr import InputError, calibration, metrics, plots, severity, shift
 from covidxr.config import TrainConfig
 from covidxr.loaders import XrayDataset, make_loader
 from covidxr.runs import (
@@ -51,6 +51,7 @@ def evaluate(run, data: Data | None = None, audit: bool = False) -> dict:
         **score(table, groups),
         **decisions(table, groups, meta),
         "subgroups": records(subgroups(table, manifest[manifest["split"] == "test"])),
+        "severity": records(severity_scores(table, manifest)),
     }
     accuracy = result["metrics"][0]["value"]
     if accuracy > 0.99:
@@ -61,10 +62,18 @@ def evaluate(run, data: Data | None = None, audit: bool = False) -> dict:
             stacklevel=2,
         )
     if audit or accuracy > 0.99:
-        result["audit"] = records(shift.audit(data, predictor(model, meta["temperature"])))
+        predict_pixels = predictor(model, meta["temperature"], config.precision)
+        result["audit"] = records(shift.audit(data, predict_pixels))
     write_json(run / "metrics.json", result)
     draw(run / "figures", table, result)
     return result
+
+
+def severity_scores(table: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Agreement of predicted and known severity of the test split, `table` row for row."""
+    train, test = (manifest[manifest["split"] == split] for split in ("train", "test"))
+    means = train.reindex(columns=severity.SCORES).astype("Float64").mean().dropna().to_dict()
+    return severity.evaluate(table, test.reset_index(drop=True), test["group_id"], means)
 
 
 def records(frame: pd.DataFrame) -> list[dict]:
@@ -72,9 +81,11 @@ def records(frame: pd.DataFrame) -> list[dict]:
     return json.loads(frame.to_json(orient="records"))
 
 
-def predictor(model, temperature: float = 1.0) -> Callable[[np.ndarray], np.ndarray]:
+def predictor(
+    model, temperature: float = 1.0, precision: str = "auto"
+) -> Callable[[np.ndarray], np.ndarray]:
     """A model as a function: pixels uint8 (N, S, S) to probabilities (N, K)."""
-    compute = choose_compute()
+    compute = choose_compute(precision)
     model.to(compute.device)
 
     def probabilities(pixels: np.ndarray) -> np.ndarray:
@@ -250,7 +261,7 @@ def crossval(config: TrainConfig, run: Path | None = None) -> tuple[Path, dict]:
     run = Path(run or RUNS / f"{run_name(config)}-crossval")
     if (run / "metrics.json").exists():
         raise InputError(f"{run}: holds a finished cross-validation; choose another name")
-    data, folds, tables, groups = prepare(config), [], [], []
+    data, folds, tables, manifests = prepare(config), [], [], []
     for fold in range(config.folds):
         fold_config, fold_run = replace(config, test_fold=fold), run / f"fold-{fold}"
         fold_data = split(data, fold_config)
@@ -258,11 +269,14 @@ def crossval(config: TrainConfig, run: Path | None = None) -> tuple[Path, dict]:
             train(fold_config, fold_run, fold_data)
         folds.append(evaluate(fold_run, fold_data)["metrics"])
         manifest = fold_data.manifest
-        groups.append(manifest.loc[manifest["split"] == "test", "group_id"])
+        manifests.append(manifest[manifest["split"] == "test"])
         tables.append(read_csv(fold_run / "predictions_test.csv"))
     pooled = pd.concat(tables, ignore_index=True)
-    scores = score(pooled, pd.concat(groups).to_numpy())
-    result = {"config": asdict(config), "folds": folds, **scores}
+    manifest = pd.concat(manifests, ignore_index=True)
+    groups = manifest["group_id"].to_numpy()
+    result = {"config": asdict(config), "folds": folds, **score(pooled, groups)}
+    means = manifest.reindex(columns=severity.SCORES).astype("Float64").mean().dropna().to_dict()
+    result["severity"] = records(severity.evaluate(pooled, manifest, groups, means))
     write_csv(run / "predictions.csv", pooled)
     write_json(run / "metrics.json", result)
     return run, result

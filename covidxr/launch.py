@@ -45,3 +45,12 @@ def join() -> None:
         atexit.register(child.wait)
         atexit.register(child.terminate)  # called first
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0"}
+
+
+def require_one(command: str) -> None:
+    """Raise InputError where `command` was started in several processes; it works in one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"{command}: found {os.environ['WORLD_SIZE']} processes, expected one; start it "
+            "without accelerate (train and predict take several)"
+        )

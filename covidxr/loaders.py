@@ -110,18 +110,23 @@ def _write_cache(cache: Path, paths, size: int) -> None:
 
 
 class XrayDataset(Dataset):
-    """Pixels uint8 (N, S, S), or features float (N, D), with class indices (N,).
+    """Pixels uint8 (N, S, S), or features float (N, ...), with class indices (N,).
 
-    `rows` takes some of them without copying a memory map. An item is ((1, S, S) or (D,), int64);
-    a list of items gives a whole batch in one step.
+    `rows` takes some of them without copying a memory map. An item is ((1, S, S) or features,
+    int64); a list of items gives a whole batch in one step. With severity `scores` (N, 6) a target
+    is float32 (7,): the class index, then the scores (see covidxr.severity.JointLoss).
     """
 
-    def __init__(self, inputs: np.ndarray, targets, rows=None) -> None:
+    def __init__(self, inputs: np.ndarray, targets, rows=None, scores=None) -> None:
         if len(inputs) != len(targets):
             raise InputError(f"{len(inputs)} inputs but {len(targets)} targets")
         self.inputs = inputs
         self.rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
         self.targets = torch.tensor(targets, dtype=torch.int64)[self.rows]
+        self.scores, self.answers = None, self.targets
+        if scores is not None:
+            self.scores = torch.as_tensor(scores, dtype=torch.float32)[self.rows]
+            self.answers = torch.cat([self.targets[:, None].float(), self.scores], dim=1)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -130,7 +135,8 @@ class XrayDataset(Dataset):
         # np.array copies: the memory map is read-only and a tensor must own its memory.
         batch = torch.from_numpy(np.array(self.inputs[self.rows[items]]))
         _release(self.inputs)
-        return batch.unsqueeze(-3) if self.inputs.ndim == 3 else batch, self.targets[items]
+        images = self.inputs.ndim == 3 and self.inputs.dtype == np.uint8
+        return batch.unsqueeze(-3) if images else batch, self.answers[items]
 
 
 def _release(array: np.ndarray) -> None:

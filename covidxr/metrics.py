@@ -10,10 +10,10 @@ resamples; each figure is then one matrix product, or one sort and cumulative su
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from covidxr import InputError
 
@@ -81,7 +81,7 @@ def wilson_interval(successes, n, level: float = 0.95):
     k, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)
     if not ((n > 0) & (k >= 0) & (k <= n)).all():
         raise InputError(f"wilson_interval: found {successes} of {n}, expected 0 <= k <= n, n > 0")
-    z = norm.ppf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     centre = (k + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
     return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)

@@ -185,7 +185,9 @@ def _visible_lesions(disease, body, pose, x, y, field, strength: float, difficul
         lesion = (weight > 0.3) & field
         if lesion.sum() >= 0.004 * field.sum():
             return share, lesion
-        strength *= 1.15
+        strength = min(1.15 * strength, 4.0)
+        if strength == 4.0:  # size alone does not do where a lobe lies behind heart or diaphragm
+            disease.lobes = [(s, low - 0.04, high, *rest) for s, low, high, *rest in disease.lobes]
 
 
 # --- detector ---------------------------------------------------------------------------------
@@ -256,7 +258,12 @@ def _finish(tone: np.ndarray, pose: Params, site: Params) -> tuple[np.ndarray, s
 
 
 def render(
-    patient: Patient, visit: int = 0, image_size: int = 224, difficulty: float = 1.0
+    patient: Patient,
+    visit: int = 0,
+    image_size: int = 224,
+    difficulty: float = 1.0,
+    ap_share: float | None = None,
+    detector: Params | None = None,
 ) -> Film:
     """Renders one film of a patient.
 
@@ -265,10 +272,13 @@ def render(
         visit: index into `patient.days`.
         image_size: pixels a side.
         difficulty: see `generate`.
+        ap_share: probability of an anteroposterior film; by default that of the patient's class.
+        detector: what films are taken with, as in `SITES`; by default that of the patient's site.
     """
     body = thorax.anatomy(_rng(patient, 0), patient.sex, patient.age)
     rng = _rng(patient, 1, visit)
-    pose = thorax.pose(rng, body, ap=rng.random() < AP_SHARE[patient.label])
+    odds = AP_SHARE[patient.label] if ap_share is None else ap_share
+    pose = thorax.pose(rng, body, ap=rng.random() < odds)
     x, y = thorax.grid(pose, image_size)
     lung, lungs = thorax.lungs(body, pose, x, y)
     disease = _findings(patient)
@@ -279,7 +289,7 @@ def render(
     paths = _paths(body, pose, x, y, lung, share, difficulty)
     optical = MU_WATER * (paths["soft"] - paths["air"] + paths["lesion"])
     optical += (MU_BONE - MU_WATER) * paths["bone"]
-    site = SITES[patient.site]
+    site = detector or SITES[patient.site]
     image, marker = _finish(_detect(optical, pose, site, difficulty), pose, site)
     truth = {
         "label": patient.label,

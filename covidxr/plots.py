@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn import metrics as skm
 
-from covidxr import InputError
+from covidxr import InputError, alt_text
 from covidxr.calibration import reliability_bins
 
 BLACK, GREY = "#000000", "#767676"
@@ -33,7 +33,11 @@ LABELS = {
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for the notebooks: legible fonts, fitted layout, light grid."""
+    """Set matplotlib's defaults for the notebooks, and let them store an alt text for figures.
+
+    Legible fonts, fitted layout, light grid.
+    """
+    alt_text.register()
     plt.rcParams.update(
         {
             "figure.dpi": 100,
@@ -436,4 +440,41 @@ def sanity(scores: pd.DataFrame, reference: Mapping | None = None, ax=None, titl
         ax.legend()
     ax.set_xticks(list(x), scores.index)
     ax.set_ylim(min(0, scores["low"].min()) - 0.02, 1.05)
+    return ax
+
+
+def estimates(truth, found, labels, ax=None, title=None):
+    """Estimated against true extent of each film (N,), a marker a class, with jitter."""
+    frame = pd.DataFrame({"x": truth, "y": found}).astype(float).assign(label=np.asarray(labels))
+    frame = frame.dropna(subset=["x", "y"])
+    heading = f"{title or 'Estimated and true extent'} (n = {len(frame):,})"
+    ax = _axes(ax, heading, f"true {LABELS['extent']}", f"estimated {LABELS['extent']}")
+    ax.plot([0, 8], [0, 8], color=GREY, linewidth=1, linestyle="--", label="equal")
+    shift = np.random.default_rng(0).uniform(-0.18, 0.18, len(frame))
+    for name, style in _styles(list(dict.fromkeys(frame["label"]))).items():
+        mine = (frame["label"] == name).to_numpy()
+        look = {"marker": style["marker"], "color": style["color"], "alpha": 0.7}
+        ax.scatter(frame["x"][mine] + shift[mine], frame["y"][mine], 16, label=name, **look)
+    ax.set(xlim=(-0.4, 8.4), ylim=(-0.4, 8.4))
+    ax.legend()
+    return ax
+
+
+def bland_altman(truth, found, ax=None, title=None):
+    """Difference against mean of two scores (N,), after Bland & Altman (1986)."""
+    pair = pd.DataFrame({"truth": truth, "found": found}).astype(float).dropna()
+    difference, mean = pair["found"] - pair["truth"], pair.mean(axis=1)
+    bias, width = difference.mean(), 1.96 * difference.std(ddof=0)
+    heading = title or f"Bias {bias:+.2f}, limits {bias - width:+.2f} to {bias + width:+.2f}"
+    ax = _axes(
+        ax,
+        f"{heading} (n = {len(pair):,})",
+        "mean of estimated and true extent (0–8)",
+        "estimated minus true extent",
+    )
+    ax.scatter(mean, difference, 14, color=CLASS_COLOURS["Normal"], alpha=0.5)
+    ax.axhline(bias, color=BLACK, label="bias")
+    for edge, label in ((bias - width, "95% limits"), (bias + width, None)):
+        ax.axhline(edge, color=BLACK, linestyle="--", label=label)
+    ax.legend()
     return ax

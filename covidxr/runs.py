@@ -17,10 +17,16 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
-from covidxr import InputError, __version__, calibration, datasets, splits
+from covidxr import InputError, __version__, calibration, datasets, severity, splits
 from covidxr.files import make_folder, neutralised, one_line, path_text, restored, write_text
 from covidxr.loaders import XrayDataset, decode, make_loader, read_squares
-from covidxr.models import build_model, load_checkpoint, load_weights, save_checkpoint
+from covidxr.models import (
+    build_model,
+    fold_batch_norm,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from covidxr.training import TrainConfig, choose_compute, fit, gather, predict, set_seed
 
 RUNS = Path("runs")
@@ -40,9 +46,16 @@ class Data(NamedTuple):
         """Class indices (N,)."""
         return self.manifest["label"].map(self.classes.index).to_numpy(int)
 
+    @property
+    def scores(self) -> np.ndarray | None:
+        """Severity scores (N, 6), NaN where unknown; None where the training films have none."""
+        scores = severity.known_scores(self.manifest)
+        train = (self.manifest["split"] == "train").to_numpy()
+        return None if scores is None or np.isnan(scores[train]).all() else scores
+
     def part(self, split: str) -> XrayDataset:
         rows = np.flatnonzero(self.manifest["split"] == split)
-        return XrayDataset(self.pixels, self.targets, rows)
+        return XrayDataset(self.pixels, self.targets, rows, self.scores)
 
 
 def prepare(config: TrainConfig) -> Data:
@@ -101,29 +114,33 @@ def train(config: TrainConfig, run: Path | None = None, data: Data | None = None
         data = data or prepare(config)
     make_folder(run)
     set_seed(config.seed)
-    model = build_model(len(data.classes), config.weights)
+    model = build_model(len(data.classes), config.weights, severity=data.scores is not None)
     history = fit(model, data.part("train"), data.part("val"), config, compute)
-    val = data.part("val")
-    logits = predict(model, make_loader(val, 64, shard=compute.shard), compute)
+    val_loader = make_loader(data.part("val"), 64, shard=compute.shard)
+    outputs = predict(model, val_loader, compute, model.outputs)
     if compute.rank == 0:
-        _save(run, config, data, model, history, logits, compute)
+        _save(run, config, data, model, history, outputs, compute)
     PartialState().wait_for_everyone()
     return run
 
 
-def _save(run: Path, config: TrainConfig, data: Data, model, history, logits, compute) -> None:
-    """Write the run folder from what training left: `logits` (N, C) are the validation split's."""
-    manifest = data.manifest[data.manifest["split"] == "val"]
-    temperature = calibration.fit_temperature(logits, data.part("val").targets.numpy())
-    probabilities = calibration.softmax(logits, temperature)
-    table = predictions_table(manifest, probabilities, data.classes)
+def _save(run: Path, config: TrainConfig, data: Data, model, history, outputs, compute) -> None:
+    """Write the run folder from what training left: `outputs` are the validation split's."""
+    manifest, val = data.manifest[data.manifest["split"] == "val"], data.part("val")
+    logits = outputs[:, : len(data.classes)]
+    meta = metadata(config, data)
+    meta["temperature"] = calibration.fit_temperature(logits, val.targets.numpy())
+    if model.severity is not None:
+        meta["severity"] = severity.fit_spread(outputs[:, -severity.OUTPUTS :], val.scores.numpy())
+    table = predictions_table(manifest, outputs, meta)
+    meta["threshold"] = _threshold(table)
     used = compute._asdict() | {"memory_format": "channels_last"}
     write_json(run / "config.json", asdict(config) | {"compute": used})
     write_csv(run / "manifest.csv", data.manifest)
     write_csv(run / "history.csv", history)
     write_csv(run / "predictions_val.csv", table)
     # Last: its presence says that the run is complete.
-    save_checkpoint(run / "model.safetensors", model, metadata(config, data, temperature, table))
+    save_checkpoint(run / "model.safetensors", model, meta)
 
 
 def find_or_train(config: TrainConfig, data: Data | None = None) -> Path:
@@ -136,15 +153,13 @@ def find_or_train(config: TrainConfig, data: Data | None = None) -> Path:
     return train(config, run, data)
 
 
-def metadata(config: TrainConfig, data: Data, temperature: float, val: pd.DataFrame) -> dict:
-    """What a checkpoint carries beside its weights."""
+def metadata(config: TrainConfig, data: Data) -> dict:
+    """What a checkpoint carries beside its weights and what was fitted on validation."""
     return {
         "classes": data.classes,
         "image_size": config.image_size,
         "normalisation": "grey / 255, then (x - 0.449) / 0.226",
         "precision": config.precision,
-        "temperature": temperature,
-        "threshold": _threshold(val),
         "weights": config.weights,
         "dataset": config.dataset,
         "dataset_fingerprint": fingerprint(data.manifest),
@@ -165,13 +180,25 @@ def fingerprint(manifest: pd.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def predictions_table(rows: pd.DataFrame, probabilities: np.ndarray, classes) -> pd.DataFrame:
-    """The predictions table of rows that were read; `rows` has image_path, patient_id, label."""
+def predictions_table(rows: pd.DataFrame, outputs: np.ndarray, meta: dict) -> pd.DataFrame:
+    """The predictions table of rows that were read, calibrated.
+
+    Args:
+        rows: image_path, patient_id, label.
+        outputs: (N, C) logits, or (N, C + 8) with the severity head's.
+        meta: the checkpoint's classes, temperature and, with a severity head, severity.
+    """
+    classes = meta["classes"]
     table = rows[["image_path", "patient_id", "label"]].reset_index(drop=True)
+    probabilities = calibration.softmax(outputs[:, : len(classes)], meta["temperature"])
     for column, name in enumerate(classes):
         table[f"p_{name}"] = probabilities[:, column].astype(float)
     table["predicted"] = np.asarray(classes)[probabilities.argmax(axis=1)]
-    return table.assign(extent=pd.NA, opacity=pd.NA, status="ok", reason=pd.NA)
+    if outputs.shape[1] > len(classes):
+        scores = severity.table(outputs[:, len(classes) :], meta["severity"])
+    else:
+        scores = pd.DataFrame(pd.NA, index=table.index, columns=list(severity.COLUMNS))
+    return pd.concat([table, scores], axis=1).assign(status="ok", reason=pd.NA)
 
 
 def read_run(run) -> tuple[TrainConfig, pd.DataFrame]:
@@ -215,12 +242,9 @@ def predict_test(run, data: Data | None = None) -> pd.DataFrame:
             "restore the dataset or train again"
         )
     compute = choose_compute(config.precision)
-    logits = predict(model.to(compute.device), make_loader(data.part("test"), 64), compute)
-    table = predictions_table(
-        manifest[manifest["split"] == "test"],
-        calibration.softmax(logits, meta["temperature"]),
-        data.classes,
-    )
+    loader = make_loader(data.part("test"), 64)
+    outputs = predict(model.to(compute.device), loader, compute, model.outputs)
+    table = predictions_table(manifest[manifest["split"] == "test"], outputs, meta)
     write_csv(run / "predictions_test.csv", table)
     return table
 
@@ -237,7 +261,7 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
     rows = pd.DataFrame({"image_path": [path_text(path) for path in paths]})
     rows = rows.assign(patient_id=pd.NA, label=pd.NA)
     if rows.empty:
-        return predictions_table(rows, np.zeros((0, len(classes))), classes)
+        return predictions_table(rows, np.zeros((0, len(classes))), meta)
     batches = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
     own = batches[compute.rank :: compute.processes]
     images = read_squares([path for batch in own for path in batch], size)
@@ -250,10 +274,11 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
             read = [image for image in found if isinstance(image, np.ndarray)]
             yield torch.from_numpy(np.array(read, np.uint8).reshape(-1, 1, size, size)), None
 
-    logits = predict(model.to(compute.device), load(), compute)
+    model = fold_batch_norm(model).to(compute.device)
+    outputs = predict(model, load(), compute, model.outputs)
     rows["reason"] = list(itertools.chain(*gather(reasons, compute)))
     read = rows["reason"].isna()
-    table = predictions_table(rows[read], calibration.softmax(logits, meta["temperature"]), classes)
+    table = predictions_table(rows[read], outputs, meta)
     rejected = rows[~read].assign(status="rejected").reindex(columns=table.columns)
     return pd.concat([table.set_index(rows.index[read]), rejected]).sort_index()
 

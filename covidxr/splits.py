@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from covidxr import InputError
 from covidxr.datasets import MASK_FOLDERS, classes_of
@@ -68,6 +66,8 @@ def near_duplicate_groups(
     Returns:
         int (N,), numbered from 0 in order of first appearance.
     """
+    from scipy import sparse  # here, since it takes long to load
+
     thumbs = np.nan_to_num(np.asarray(thumbs, np.float32), nan=0.0)
     n = len(thumbs)
     first, second = [], []
@@ -82,8 +82,8 @@ def near_duplicate_groups(
         first.append(np.arange(n))
         second.append(leaders[codes])
     edges = (np.concatenate(first or [[]]), np.concatenate(second or [[]]))
-    graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(n, n))
-    _, labels = connected_components(graph, directed=False)
+    graph = sparse.coo_array((np.ones(len(edges[0]), bool), edges), shape=(n, n))
+    _, labels = sparse.csgraph.connected_components(graph, directed=False)
     return pd.factorize(labels)[0]
 
 

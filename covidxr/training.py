@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from covidxr.config import TrainConfig
 from covidxr.loaders import Augment, XrayDataset, class_weights, make_loader
-from covidxr.models import XrayResNet18
+from covidxr.models import AllHeads, HeadsAlone, XrayResNet18
+from covidxr.severity import HIGHEST, OUTPUTS, JointLoss, mean_error
 
 
 def set_seed(seed: int) -> None:
@@ -143,7 +144,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     fine_tuning = config.weights != "none" and not config.freeze
     groups = {}
     for name, parameter in model.named_parameters():
-        head = fine_tuning and name.startswith("fc.")
+        head = fine_tuning and name.split(".")[-2] in ("fc", "severity")
         groups.setdefault((head, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -179,56 +180,67 @@ def fit(
 ) -> pd.DataFrame:
     """Train `model` in place and leave it with the weights of its best validation epoch.
 
-    The score that decides is macro-F1 on the validation split.
+    The score that decides is macro-F1 on the validation split; of a model that scores severity,
+    less the mean error of extent as a share of its range.
 
     Returns:
-        history, one row per epoch: epoch, lr, train_loss, val_loss, val_macro_f1.
+        history, one row per epoch: epoch, lr, train_loss, val_loss, val_macro_f1, and
+        val_extent_mae of a model that scores severity.
     """
     compute = compute or choose_compute(config.precision)
     model.to(compute.device)
     if not config.freeze:
         augment = Augment() if config.augment else None
-        return _fit(model, train_set, val_set, config, compute, augment)
+        network = model if model.severity is None else AllHeads(model)
+        return _fit(network, train_set, val_set, config, compute, augment)
     # A frozen backbone gives every image the same features each time: compute them once.
     train_set, val_set = (
         XrayDataset(
-            predict(model, make_loader(part, 64, shard=compute.shard), compute, model.features),
+            predict(model, make_loader(part, 64, shard=compute.shard), compute, model.pooled),
             part.targets.numpy(),
+            scores=part.scores,
         )
         for part in (train_set, val_set)
     )
-    return _fit(model.fc, train_set, val_set, config, compute, augment=None)
+    return _fit(HeadsAlone(model), train_set, val_set, config, compute, augment=None)
 
 
-def _fit(model, train_set, val_set, config, compute, augment) -> pd.DataFrame:
-    n_classes = int(train_set.targets.max()) + 1
-    weighted = config.imbalance == "weighted_loss"
-    loss_fn = nn.CrossEntropyLoss(
-        class_weights(train_set.targets, n_classes).to(compute.device) if weighted else None,
-        label_smoothing=config.label_smoothing,
-    )
+def _fit(network, train_set, val_set, config, compute, augment) -> pd.DataFrame:
+    loss_fn = make_loss(train_set, config).to(compute.device)
     balanced = config.imbalance == "balanced_sampler"
     loader = make_loader(
         train_set, config.batch_size, True, balanced, config.seed, shard=compute.shard
     )
     val_loader = make_loader(val_set, 64, shard=compute.shard)
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(network, config)
     scheduler = make_scheduler(optimizer, config.epochs * len(loader), config.warmup)
-    parallel = Accelerator().prepare_model(model) if compute.processes > 1 else model
-    history, best_score, best_state = [], -1.0, None
+    parallel = Accelerator().prepare_model(network) if compute.processes > 1 else network
+    history, best_score, best_state = [], -math.inf, None
     for epoch in range(1, config.epochs + 1):
-        lr = scheduler.get_last_lr()[0]
-        loss = train_one_epoch(parallel, loader, loss_fn, optimizer, scheduler, augment, compute)
-        _average_statistics(model, compute)
-        val_loss, score = validate(model, val_loader, compute)
-        history.append((epoch, lr, loss, val_loss, score))
-        report_epoch(config.epochs, *history[-1])
+        row = {"epoch": epoch, "lr": scheduler.get_last_lr()[0]}
+        row["train_loss"] = train_one_epoch(
+            parallel, loader, loss_fn, optimizer, scheduler, augment, compute
+        )
+        _average_statistics(network, compute)
+        row |= validate(network, val_loader, compute)
+        history.append(row)
+        report_epoch(config.epochs, **row)
+        score = row["val_macro_f1"] - row.get("val_extent_mae", 0) / HIGHEST["extent"]
         if score > best_score:
-            best_score, best_epoch, best_state = score, epoch, deepcopy(model.state_dict())
+            best_score, best_epoch, best_state = score, epoch, deepcopy(network.state_dict())
         elif epoch - best_epoch >= config.patience:
             break
-    model.load_state_dict(best_state)
-    return pd.DataFrame(history, columns=["epoch", "lr", "train_loss", "val_loss", "val_macro_f1"])
+    network.load_state_dict(best_state)
+    return pd.DataFrame(history)
+
+
+def make_loss(train_set: XrayDataset, config: TrainConfig) -> nn.Module:
+    """Cross-entropy, weighted by class if asked for, with the loss of the scores if there are."""
+    weights = None
+    if config.imbalance == "weighted_loss":
+        weights = class_weights(train_set.targets, int(train_set.targets.max()) + 1)
+    of_class = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing)
+    return of_class if train_set.scores is None else JointLoss(of_class)
 
 
 def _average_statistics(model: nn.Module, compute: Compute) -> None:
@@ -239,19 +251,31 @@ def _average_statistics(model: nn.Module, compute: Compute) -> None:
                 buffer.copy_(reduce(buffer, "mean"))
 
 
-def validate(model: nn.Module, loader: DataLoader, compute: Compute) -> tuple[float, float]:
-    """Mean cross-entropy and macro-F1 on a validation loader."""
+def validate(network: nn.Module, loader: DataLoader, compute: Compute) -> dict[str, float]:
+    """Cross-entropy and macro-F1 on a validation loader, and the mean error of extent if scored."""
     from sklearn.metrics import f1_score  # here, since it takes long to load
 
-    logits, targets = torch.from_numpy(predict(model, loader, compute)), loader.dataset.targets
-    loss = nn.functional.cross_entropy(logits, targets).item()
-    return loss, float(f1_score(targets, logits.argmax(1), average="macro"))
+    outputs, known = predict(network, loader, compute), loader.dataset
+    scored = known.scores is not None
+    logits = torch.from_numpy(outputs[:, :-OUTPUTS] if scored else outputs)
+    row = {
+        "val_loss": nn.functional.cross_entropy(logits, known.targets).item(),
+        "val_macro_f1": float(f1_score(known.targets, logits.argmax(1), average="macro")),
+    }
+    if scored:
+        error = mean_error(outputs[:, -OUTPUTS:], known.scores.numpy())
+        if math.isfinite(error):
+            row["val_extent_mae"] = error
+    return row
 
 
-def report_epoch(epochs, epoch, lr, train_loss, val_loss, val_macro_f1) -> None:
+def report_epoch(
+    epochs, epoch, lr, train_loss, val_loss, val_macro_f1, val_extent_mae=None
+) -> None:
     """One plain line an epoch."""
+    severity = "" if val_extent_mae is None else f"  extent off by {val_extent_mae:.2f}"
     print(
         f"epoch {epoch}/{epochs}  train loss {train_loss:.3f}  "
-        f"validation loss {val_loss:.3f}  macro-F1 {val_macro_f1:.3f}",
+        f"validation loss {val_loss:.3f}  macro-F1 {val_macro_f1:.3f}{severity}",
         flush=True,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from covidxr import InputError, datasets
+from covidxr import InputError, datasets, phantom
 from covidxr.datasets import MANIFEST_COLUMNS, MANIFEST_DTYPES, SOURCES, load
 from covidxr.download import download
 
@@ -318,7 +318,7 @@ def test_phantom_is_made_once_where_absent(data_root, monkeypatch, capsys):
         ).to_csv(folder / "metadata.csv", index=False)  # fmt: skip
         return folder
 
-    monkeypatch.setattr(datasets.phantom, "generate", generate)
+    monkeypatch.setattr(phantom, "generate", generate)
     manifest, root = load("phantom")
     load("phantom")
     assert calls == [data_root / "phantom"] == [root]
@@ -330,7 +330,7 @@ def test_phantom_is_made_once_where_absent(data_root, monkeypatch, capsys):
 
 def test_phantom_of_the_package_is_read(tmp_path, recwarn):
     folder = tmp_path / "phantom"
-    datasets.phantom.generate(folder, n_images=40, image_size=64, progress=False)
+    phantom.generate(folder, n_images=40, image_size=64, progress=False)
     manifest, root = load("phantom", folder)
     check_types(manifest)
     assert len(manifest) == 40 and not recwarn

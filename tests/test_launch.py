@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from covidxr import InputError, launch, runs
+from covidxr import InputError, cli, launch, runs
 
 
 @pytest.fixture
@@ -77,3 +77,13 @@ def test_an_unknown_number_of_processes_is_said(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(InputError, match="found no --num_processes"):
         launch.join()
+
+
+@pytest.mark.parametrize("command", [["evaluate", "runs/a"], ["crossval"]])
+def test_what_takes_one_process_says_so(command, monkeypatch, capsys, elsewhere):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["covidxr", *command])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and f"{command[0]}: found 2 processes" in capsys.readouterr().err
+    assert list(elsewhere.iterdir()) == []

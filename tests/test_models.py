@@ -9,7 +9,15 @@ from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, resnet18
 
 from covidxr import InputError, models
-from covidxr.models import MEAN, STD, build_model, load_checkpoint, load_weights, save_checkpoint
+from covidxr.models import (
+    MEAN,
+    STD,
+    build_model,
+    fold_batch_norm,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,7 +114,9 @@ def test_imagenet_weights_that_cannot_be_had(monkeypatch, error):
 
 @pytest.mark.parametrize("name", ["ImageNet", "resnet18", "runs/absent/model.safetensors", ""])
 def test_unknown_weights(name):
-    with pytest.raises(InputError, match="neither 'imagenet', 'none' nor the path") as error:
+    with pytest.raises(
+        InputError, match="neither 'phantom', 'imagenet', 'none' nor the path"
+    ) as error:
         build_model(3, name)
     assert repr(name) in str(error.value)
 
@@ -136,6 +146,12 @@ def test_save_and_load_give_the_same_bits(checkpoint, images):
     assert metadata == METADATA and not loaded.training
     assert torch.equal(loaded(images), model(images))
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_loading_draws_no_random_numbers(checkpoint):
+    state = torch.get_rng_state()
+    load_checkpoint(checkpoint[1])
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(checkpoint, monkeypatch):
@@ -194,3 +210,23 @@ def test_tensors_that_do_not_fit_are_named(checkpoint):
     save_file(state, path, metadata={"covidxr": json.dumps(METADATA)})
     with pytest.raises(InputError, match="tensors do not fit.*the first is extra"):
         load_checkpoint(path)
+
+
+def test_folded_normalisation_gives_the_same_logits(images):
+    torch.manual_seed(1)
+    model = build_model(3).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.bias.data):
+                tensor.uniform_(-0.5, 0.5)
+            for tensor in (module.running_var, module.weight.data):
+                tensor.uniform_(0.5, 1.5)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded = fold_batch_norm(model)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert folded.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected, found = model(images), folded(images)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -37,6 +37,14 @@ def tagged(notebook, tag: str):
     return [cell for cell in code_cells(notebook) if tag in cell.metadata.get("tags", [])]
 
 
+def lesson(notebook):
+    """The cells that teach: all but the exercises."""
+    titles = [re.findall(r"^## (.+)$", c.source, re.MULTILINE) for c in notebook.cells]
+    first = next(i for i, found in enumerate(titles) if "Exercises" in found) + 1
+    last = next(i for i, found in enumerate(titles) if "References" in found)
+    return notebook.cells[:first] + notebook.cells[last:]
+
+
 def load_tool(name: str):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -60,11 +68,21 @@ def test_opens_and_closes_alike(notebook):
     first = notebook.cells[0].source
     for part in ("You will", "colab-badge.svg", "not a medical device", "processor"):
         assert part in " ".join(first.split())
-    assert "google.colab" in notebook.cells[1].source
+    assert 'find_spec("covidxr") is None' in notebook.cells[1].source
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
     assert headings[-4:] == ["Summary", "Check yourself", "Exercises", "References"]
     assert "What this does not show" in headings or notebook.cells[0].source.startswith("# 2")
+
+
+def test_questions_have_folded_answers(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    asked = text[text.index("## Check yourself") : text.index("## Exercises")]
+    questions, answers = asked.split("<details><summary>Answers</summary>")
+    assert answers.rstrip().endswith("</details>")
+    numbers = [re.findall(r"^(\d)\. ", part, re.MULTILINE) for part in (questions, answers)]
+    assert numbers[0] == numbers[1] and 3 <= len(numbers[0]) <= 5
+    assert "*not* show" in questions
 
 
 def test_one_parameters_cell_with_literals(notebook):
@@ -77,12 +95,12 @@ def test_one_parameters_cell_with_literals(notebook):
 
 
 def test_cells_are_short_and_explained(notebook):
-    code = code_cells(notebook)
-    assert len(code) <= 26
-    for cell in code:
+    for cell in code_cells(notebook):
         lines = [line for line in cell.source.splitlines() if line.strip()]
         assert len(lines) <= 20, cell.source
-    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    teaching = lesson(notebook)
+    assert sum(cell.cell_type == "code" for cell in teaching) <= 26
+    words = sum(len(c.source.split()) for c in teaching if c.cell_type == "markdown")
     assert 500 <= words <= 1500
 
 
@@ -104,6 +122,14 @@ def test_every_figure_is_marked_as_synthetic(notebook):
     for cell in code_cells(notebook):
         if any("image/png" in out.get("data", {}) for out in cell.outputs):
             assert "mark_synthetic" in cell.source, cell.source
+
+
+def test_every_figure_has_an_alt_text(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt.split()) >= 5, cell.source
 
 
 def test_outputs_hold_no_path_of_the_machine(notebook):

@@ -17,11 +17,12 @@
 # A teaching and research tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
@@ -29,7 +30,7 @@ if "google.colab" in sys.modules:
 import numpy as np
 import pandas as pd
 
-from covidxr import datasets, loaders, plots, splits
+from covidxr import datasets, loaders, phantom, plots, splits
 
 plots.use_style()
 
@@ -74,7 +75,7 @@ print(f"{'all':<14}{len(manifest):>6}")
 #
 # Before any statistic: look. Four films of each class, drawn at random.
 
-# %%
+# %% tags=["slide"]
 pixels, rejected = loaders.decode([root / path for path in manifest["image_path"]], 224)
 labels = manifest["label"].to_numpy(str)
 rng = np.random.default_rng(seed)
@@ -95,7 +96,7 @@ print(f"{len(rejected)} of {len(pixels):,} files rejected")
 # The most important figure of this notebook. If every film of a class comes from one hospital, a
 # model can learn the hospital's scanner and be right about every film without seeing disease.
 
-# %%
+# %% tags=["slide"]
 ax = plots.class_by_source(manifest, title="Films of each class by source")
 plots.mark_synthetic(ax, dataset)
 
@@ -123,7 +124,7 @@ else:
 # disease. Age, sex and view are the classic ones. Early public mixes used children as their
 # normals; a model could then tell age and be called accurate.
 
-# %%
+# %% tags=["slide"]
 ax = plots.histogram_by_class(manifest, "age_years", title="Age by class")
 plots.mark_synthetic(ax, dataset)
 
@@ -151,7 +152,7 @@ for column in ("view", "sex"):
 #
 # Averaging all films of a class blurs the individual and keeps what the class has in common.
 
-# %%
+# %% tags=["slide"]
 averages = {c: pixels[labels == c].mean(axis=0) for c in classes}
 counts = datasets.class_counts(manifest)
 axes = plots.average_images(averages, counts)
@@ -185,7 +186,7 @@ plots.mark_synthetic(ax, dataset)
 # must stay on one side of a split. Two films are called near-duplicates when their 32 × 32
 # thumbnails correlate above 0.98: how many films have such a twin?
 
-# %%
+# %% tags=["slide"]
 thumbs = np.nan_to_num(splits.thumbnails([root / path for path in manifest["image_path"]]))
 similarity = thumbs @ thumbs.T
 np.fill_diagonal(similarity, 0)
@@ -201,7 +202,7 @@ plots.mark_synthetic(ax, dataset)
 # All chest films resemble one another, so correlations are high throughout; only the bars to the
 # right of the line count as twins. A number needs a look: this is the closest pair.
 
-# %%
+# %% tags=["slide"]
 first, second = np.unravel_index(similarity.argmax(), similarity.shape)
 print(f"{(nearest > 0.98).sum():,} of {len(nearest):,} films have another above the threshold")
 names = [f"{manifest['image_path'].iloc[i].split('/')[-1]}\n{labels[i]}" for i in (first, second)]
@@ -247,21 +248,89 @@ print("films of these patients:", int(films[films > 1].sum()))
 # 1. In a dataset all COVID films are AP and all normal films PA. What will a good score mean?
 # 2. Why is the average film of a class informative at its *borders*?
 # 3. What does a correlation of 0.99 between two thumbnails *not* prove?
+# 4. All rows of the figure of class by source look alike. What does it *not* show?
 #
 # <details><summary>Answers</summary>
 #
 # 1. That the model can tell AP from PA. Whether it sees disease stays open.
 # 2. No lung is there: a difference between classes can only come from how films were made.
 # 3. That it is the same person: two people of one build on one machine can come close.
+# 4. That the task cannot be cheated: age, view or brightness may still go with the class.
 #
 # </details>
 #
 # ## Exercises
 #
-# 1. Draw `class_by_source` for the views: replace the column `source` by `view` and read it.
-# 2. Lower the threshold to 0.95 and look at ten pairs. How many show the same patient? On phantoms
-#    `patient_id` tells; elsewhere compare ribs, tubes and markers.
-#
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use small
+# phantoms, made here whatever dataset you chose. Copies without solutions: `make student`.
+
+# %%
+drawn = [phantom.render(patient, image_size=64) for patient in phantom.plan(60, seed=1)]
+small = pd.DataFrame([film.truth for film in drawn])
+squares = np.stack([film.image for film in drawn])
+chosen = np.random.default_rng(5).choice(len(squares), 3, replace=False)
+album = np.concatenate([squares, (0.8 * squares[chosen] + 20).astype(np.uint8)])
+
+# %% [markdown]
+# **1. Change one line.** The table of views above has rows that add up to 1: of the COVID films,
+# how many are AP? Predict what `normalize="columns"` asks instead, then make that table, `by_view`,
+# of `small`.
+
+# %% tags=["solution"]
+by_view = pd.crosstab(small["label"], small["view"], normalize="columns")
+
+# %% tags=["check"]
+assert isinstance(by_view, pd.DataFrame), "by_view is a table, as pd.crosstab makes it"
+assert list(by_view.columns) == ["AP", "PA"], "classes down, views across"
+assert np.allclose(by_view.sum(axis=0), 1), "which way do the shares add up now?"
+
+# %% [markdown]
+# **2. Find the near-duplicates.** `album` holds the films and, at its end, paler copies of three of
+# them. Put the pairs of rows into a set `twins` of tuples, the lower row first.
+# `splits.standardise(album)` makes rows whose products are correlations. Is 0.98 the right
+# threshold here? Look at the highest correlations before you choose.
+
+# %% tags=["solution"]
+rows = splits.standardise(album)
+alike = np.triu(rows @ rows.T, k=1)  # each pair once
+print(np.sort(alike.ravel())[-6:].round(4))
+twins = {(int(i), int(j)) for i, j in np.argwhere(alike > 0.999)}
+
+# %% tags=["check"]
+assert isinstance(twins, set), "twins is a set of tuples (lower row, higher row)"
+assert all(i < j for i, j in twins), "the lower row first; no film is its own twin"
+copies = [np.abs(0.8 * album[i] + 20 - album[j]).max() < 1 for i, j in twins]
+assert all(copies), "some pairs are alike but no copies: look at the gap in the correlations"
+assert len(copies) == len(chosen), "some copies are missing: is the threshold too strict?"
+
+# %% [markdown]
+# **3. Build a trap.** A model that sees nothing but the source can at best answer each film with
+# the commonest class of its source. Write `source_score(table)`, its accuracy. Then choose rows of
+# `small`, as the table `trap`, that hold Normal and COVID films, ten or more in all, and on which
+# this blind model is always right. How would you notice the trap in somebody else's data?
+
+
+# %% tags=["solution"]
+def source_score(table):
+    """Accuracy of answering each film with the commonest class of its source."""
+    counts = pd.crosstab(table["source"], table["label"])
+    return counts.max(axis=1).sum() / len(table)
+
+
+from_a = (small["label"] == "Normal") & (small["source"] == "site A")
+from_b = (small["label"] == "COVID") & (small["source"] == "site B")
+trap = small[from_a | from_b]
+print(f"all: {source_score(small):.2f}, trap: {source_score(trap):.2f}, n = {len(trap)}")
+
+# %% tags=["check"]
+mixed = pd.DataFrame({"source": ["A", "A", "A", "B"], "label": ["x", "x", "y", "y"]})
+assert source_score(mixed) == 3 / 4, "what is the best single answer for each source?"
+assert source_score(mixed.iloc[1:3]) == 1 / 2, "a source with two classes alike is no help"
+assert isinstance(trap, pd.DataFrame), "trap is a table: rows of small"
+assert {"Normal", "COVID"} == set(trap["label"]) and len(trap) >= 10, "which films belong in it?"
+assert source_score(trap) == 1, "one class from one source, the other from the other"
+
+# %% [markdown]
 # ## References
 #
 # - Chowdhury M. et al. (2020). Can AI help in screening viral and COVID-19 pneumonia? IEEE Access.

@@ -15,11 +15,12 @@
 # *Under a minute on a laptop's processor. A teaching and research tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
@@ -28,9 +29,10 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 
-from covidxr import datasets, loaders, plots, splits
+from covidxr import datasets, loaders, phantom, plots, splits
 from covidxr.images import RejectedImage, read_image, resize
 from covidxr.loaders import Augment, XrayDataset, make_loader
 from covidxr.training import set_seed
@@ -67,7 +69,7 @@ print("resized", square.shape, square.dtype)
 # A square of `image_size` pixels a side. `uint8` are whole numbers from 0 to 255, a quarter of the
 # memory of floats; the model's first line turns them into floats. What is in the file itself?
 
-# %%
+# %% tags=["slide"]
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.4))
 axes[0].imshow(grey, cmap="gray", vmin=0, vmax=255)
 axes[0].set(title=f"One file: {grey.shape[1]} × {grey.shape[0]} pixels", xticks=[], yticks=[])
@@ -107,7 +109,7 @@ except RejectedImage as rejection:
 manifest = splits.add_groups(manifest, root)
 manifest = splits.assign_split(manifest, n_folds=5, test_fold=0, seed=seed)
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "slide"]
 print(splits.split_table(manifest).to_string())
 print("groups:", manifest["group_id"].nunique())
 print("groups in more than one split:", splits.split_overlap(manifest))
@@ -157,7 +159,7 @@ print("labels", tuple(labels.shape), labels.dtype)
 # with another contrast. These are changes that positioning and exposure make in any hospital. Only
 # training films are augmented.
 
-# %%
+# %% tags=["slide"]
 augmented = Augment()(images[:6])
 fig, axes = plt.subplots(2, 6, figsize=(10, 3.6))
 plots.image_grid(images[:6, 0].numpy(), [classes[i] for i in labels[:6]], axes=axes[0])
@@ -175,7 +177,7 @@ plots.mark_synthetic(fig, dataset)
 # the wrong side, which about one person in 10,000 has (dextrocardia), and mirrors the marker. How
 # far does the average film tell left from right?
 
-# %%
+# %% tags=["slide"]
 mean_film = pixels[train_rows].mean(axis=0)
 asymmetry = mean_film - mean_film[:, ::-1]
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.2))
@@ -208,7 +210,7 @@ for path in paths[:200]:
     loaders.read_square(path, image_size)
 decoding = len(paths[:200]) / (time.perf_counter() - start)
 
-# %%
+# %% tags=["slide"]
 fig, ax = plt.subplots(figsize=(6, 1.8))
 ax.plot([decoding, loading], ["decode each file", "from the cache"], "o", color="#0072B2")
 ax.set(xscale="log", xlabel="images per second (log scale)", ylim=(-0.5, 1.5))
@@ -225,7 +227,7 @@ plots.mark_synthetic(fig, dataset)
 # The classes are not equally common. Two remedies: weigh the loss by class, or draw rare classes
 # more often. Both leave the number of *different* rare films as small as it is.
 
-# %%
+# %% tags=["slide"]
 weights = loaders.class_weights(train_set.targets, len(classes))
 balanced = make_loader(train_set, batch_size, train=True, balanced=True, seed=seed)
 drawn = torch.cat([labels for _, labels in balanced])
@@ -266,21 +268,98 @@ print("other seed, same batch:", torch.equal(first, other))
 # 1. Why is a validation film not augmented?
 # 2. Overlap of groups is 0. Name a leak that this number does not show.
 # 3. When would you prefer a balanced sampler to a weighted loss?
+# 4. Batches come from the cache many times faster. What does the figure of throughput *not* show?
 #
 # <details><summary>Answers</summary>
 #
 # 1. Its score should say how the model does on films as they come, and be the same each time.
 # 2. Films of one patient under two identities, or a preprocessing step fitted on all films.
 # 3. With very rare classes and small batches: with weights alone many batches hold no rare film.
+# 4. How long training takes, which the network decides; nor what it costs to fill the cache.
 #
 # </details>
 #
 # ## Exercises
 #
-# 1. On phantoms, hide the patients (`manifest.assign(patient_id=None)`) and group again. How many
-#    patients does similarity tear apart, and how many does it mix?
-# 2. Add a horizontal flip to `Augment`, train as in notebook 03, and compare.
-#
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use small
+# phantoms, made here whatever dataset you chose. Copies without solutions: `make student`.
+
+# %%
+patients = phantom.plan(60, seed=1)
+drawn = [phantom.render(p, visit, 64) for p in patients for visit in range(len(p.days))]
+small = pd.DataFrame([film.truth for film in drawn])
+small["group_id"] = small["patient_id"]
+squares = np.stack([film.image for film in drawn])
+
+# %% [markdown]
+# **1. Change one line.** Above, five folds left three fifths of the films for training. Predict
+# what four folds leave, as the share `expected`; then split `small` so, as `four`, and compare.
+
+# %% tags=["solution"]
+expected = 1 / 2
+four = splits.assign_split(small, n_folds=4, seed=seed)
+print(four["split"].value_counts(normalize=True).round(2).to_dict())
+
+# %% tags=["check"]
+assert expected is not ..., "one fold tests, one validates: what is left?"
+assert isinstance(four, pd.DataFrame), "four is the table that assign_split returns"
+assert abs((four["split"] == "train").mean() - expected) < 0.1, "the split says otherwise"
+assert abs((four["split"] == "test").mean() - expected) > 0.1, "how many folds were asked for?"
+assert splits.split_overlap(four) == 0, "whole groups go to one split"
+
+# %% [markdown]
+# **2. Heads or tails.** Which half of a film is brighter below its middle row, where the heart
+# lies? Write `right_is_brighter(images)`, the share of films whose right half is. Predict what a
+# flip does to it; then measure it on the films, `before`, and flipped, `after`.
+
+
+# %% tags=["solution"]
+def right_is_brighter(images):
+    """Share of images (N, S, S) whose lower right quarter is brighter than the lower left one."""
+    middle = images.shape[-1] // 2
+    lower = images[:, middle:]
+    return np.mean(lower[:, :, middle:].mean(axis=(1, 2)) > lower[:, :, :middle].mean(axis=(1, 2)))
+
+
+before, after = right_is_brighter(squares), right_is_brighter(squares[:, :, ::-1])
+print(f"heart on the right of the image: {before:.2f}, flipped: {after:.2f}")
+
+# %% tags=["check"]
+corner = np.zeros((4, 6, 6), np.uint8)
+corner[0, 5, 5] = corner[1, 5, 0] = corner[2, 0, 5] = corner[3, 4, 4] = 255
+assert right_is_brighter(corner) == 2 / 4, "lower half only; the right half of the image"
+assert np.isclose(before + after, 1), "a flip exchanges left and right"
+assert before > after, "where is the heart on a film as it comes?"
+
+# %% [markdown]
+# **3. Without names.** Suppose the source names no patient and you group by look,
+# `by_look = splits.near_duplicate_groups(splits.standardise(squares))`. Write
+# `torn_and_mixed(patients, groups)`: how many patients have films in more than one group, and how
+# many groups hold more than one patient? `found` is the pair for our films. Which of the two
+# errors leaks into a test, and which wastes films?
+
+
+# %% tags=["solution"]
+def torn_and_mixed(patients, groups):
+    """(patients in more than one group, groups of more than one patient)."""
+    table = pd.DataFrame({"patient": np.asarray(patients), "group": np.asarray(groups)})
+    torn = table.groupby("patient")["group"].nunique() > 1
+    mixed = table.groupby("group")["patient"].nunique() > 1
+    return int(torn.sum()), int(mixed.sum())
+
+
+by_look = splits.near_duplicate_groups(splits.standardise(squares))
+found = torn_and_mixed(small["patient_id"], by_look)
+print("patients torn apart: {}, groups that mix patients: {}".format(*found))
+
+# %% tags=["check"]
+made_up = torn_and_mixed(["a", "a", "b", "b", "c"], [0, 1, 2, 2, 2])
+assert made_up is not None and made_up[0] == 1, "how many patients stand in two groups?"
+assert made_up[1] == 1, "how many groups hold two patients?"
+assert torn_and_mixed(["a", "a", "b"], [0, 0, 1]) == (0, 0), "a perfect grouping has no error"
+assert len(found) == 2 and found[0] > 0, "follow-ups of one patient need not look alike"
+
+# %% [markdown]
 # ## References
 #
 # - Chowdhury M. et al. (2020). Can AI help in screening viral and COVID-19 pneumonia? IEEE Access.

@@ -16,11 +16,12 @@
 # only for understanding. A teaching and research tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
@@ -31,7 +32,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from covidxr import plots, runs, splits
+from covidxr import CLASSES, phantom, plots, runs, splits
 from covidxr.loaders import Augment, class_weights, make_loader
 from covidxr.models import build_model
 from covidxr.training import TrainConfig, make_optimizer, make_scheduler, set_seed
@@ -41,7 +42,7 @@ plots.use_style()
 # %% tags=["parameters"]
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
-weights = "none"  # imagenet, none, or the path of a checkpoint
+weights = "phantom"  # shipped with the package; or imagenet, none, the path of a checkpoint
 image_size = 64
 epochs = 8
 seed = 0
@@ -74,7 +75,7 @@ print("groups in more than one split:", splits.split_overlap(data.manifest))
 # so the first convolution here has one input channel instead of three. RGB weights are summed over
 # the channels, which gives the response that three copies of the grey image would give.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "slide"]
 set_seed(seed)
 model = build_model(len(data.classes), weights)
 images, targets = next(iter(make_loader(data.part("train"), 8)))
@@ -87,7 +88,9 @@ print("in head   ", f"{sum(p.numel() for p in model.fc.parameters()):,}")
 
 # %% [markdown]
 # Of eleven million parameters the head has 513 per class. The head is new in every case: it starts
-# at random. *Pre-trained* means that the rest does not.
+# at random. *Pre-trained* means that the rest does not: with weights `phantom`, which ship with the
+# package, it has seen 31,000 other phantoms and learnt to draw their lungs and lesions, so that the
+# course needs no download.
 #
 # ## The training phase, by hand
 #
@@ -117,7 +120,7 @@ augment = Augment()
 # - `backward` computes how each parameter should change, `step` changes it;
 # - `model.eval()` switches to the running ones, and `no_grad` saves the bookkeeping.
 
-# %%
+# %% tags=["slide"]
 losses = []
 model.train()
 for images, targets in train_loader:
@@ -142,7 +145,7 @@ print(f"validation: {correct} of {len(val_loader.dataset)} right after one epoch
 # The loss of each step is noisy, since every batch is another handful of films, so we look at its
 # running mean.
 
-# %%
+# %% tags=["slide"]
 ax = pd.Series(losses).plot(style=".", color="0.6", label="one batch", figsize=(6, 3.2))
 pd.Series(losses).rolling(10).mean().plot(ax=ax, color="#0072B2", label="mean of 10 batches")
 ax.set(xlabel="step (one batch each)", ylabel="training loss (cross-entropy)")
@@ -160,7 +163,7 @@ plots.mark_synthetic(ax, dataset)
 # `fit` calls `train_one_epoch`, which is the loop above, then scores the validation split, and
 # keeps the weights of the best epoch. It adds one thing: *label smoothing* asks for a little less
 # than certainty, so that the scores do not grow without end. Nothing it does sees the test split.
-# We train in two ways, or three if there are weights to start from:
+# We train in three ways, or two if there are no weights to start from:
 #
 # | way | starts from | changes |
 # |---|---|---|
@@ -187,7 +190,7 @@ for way, way_config in ways.items():
 # sensitivity (share of its films that are found). *Macro*-F1 is the plain mean over the classes, so
 # that a rare class counts as much as a common one.
 
-# %%
+# %% tags=["slide"]
 furthest = max(histories, key=lambda way: histories[way]["val_macro_f1"].max())
 ax = plots.learning_curves(
     histories,
@@ -200,10 +203,10 @@ plots.mark_synthetic(ax, dataset)
 # %% [markdown]
 # Read the curves from left to right. *From scratch* has to learn its filters and the task at once:
 # it starts low and climbs, with dips while the learning rate is high. *Frozen* can only weigh the
-# features that it was given. With weights `none` these are random filters, and the head does hardly
-# better than guessing; with pre-trained weights expect it to start higher and level off early. The
-# gap between frozen and trained is what learning a representation is worth. Each curve is one run:
-# small differences may be chance.
+# features that it was given, so it starts higher and levels off early (with weights `none` these
+# are random filters, and the head does hardly better than guessing). *Fine-tuned* starts from the
+# same features and may still change them. How many epochs does it need for what *from scratch*
+# ends with? Each curve is one run: small differences may be chance.
 #
 # Which epoch was kept? The one with the highest macro-F1:
 
@@ -216,10 +219,11 @@ pd.DataFrame(best).T[["epoch", "train_loss", "val_loss", "val_macro_f1"]].round(
 # has class weights and smoothed labels, it is measured on augmented films, and while the model is
 # still learning. Compare either with itself, from epoch to epoch.
 #
-# **Where ImageNet comes in.** With `weights = "imagenet"` the backbone starts from 1.3 million
-# photographs (torchvision downloads 45 MB and checks them by hash) and the third curve appears.
-# Where nothing can be downloaded the package says so and stops; it never puts other weights in
-# their place.
+# **Where ImageNet comes in.** The shipped weights come from phantoms, as these films do: here they
+# are at home, and the curve flatters them. The README says what they are worth on real films. With
+# `weights = "imagenet"` the backbone starts from 1.3 million photographs instead (torchvision
+# downloads 45 MB and checks them by hash). Where nothing can be downloaded the package says so and
+# stops; it never puts other weights in their place.
 #
 # ## What this does not show
 #
@@ -254,6 +258,7 @@ print(f"{'model.safetensors':<20}{(run / 'model.safetensors').is_file()}")
 # 2. Why does the head get a higher learning rate than a pre-trained backbone?
 # 3. Two runs reach the same validation score, one at epoch 3, one at epoch 8. Which do you trust
 #    more, and what more would you want to see?
+# 4. What does the highest point of the highest learning curve *not* show?
 #
 # <details><summary>Answers</summary>
 #
@@ -262,15 +267,91 @@ print(f"{'model.safetensors':<20}{(run / 'model.safetensors').is_file()}")
 # 2. The head starts at random and must move far; the backbone already holds useful filters that
 #    large steps would destroy.
 # 3. Neither, on one run each: repeat both with other seeds and compare intervals.
+# 4. How good the model is: the epoch was chosen for that score, so part of it is luck.
 #
 # </details>
 #
 # ## Exercises
 #
-# 1. Set `imbalance="none"` in `TrainConfig` and compare the sensitivity of each class on validation
-#    (`predictions_val.csv`).
-# 2. Remove `optimizer.zero_grad()` from the loop by hand. Predict the loss curve before you run it.
-#
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use
+# sixteen small phantoms, made here, and no training. Copies without solutions: `make student`.
+
+# %%
+drawn = [phantom.render(patient, image_size=64) for patient in phantom.plan(60, seed=1)[:16]]
+films = torch.stack([torch.tensor(film.image)[None] for film in drawn])
+answers = torch.tensor([CLASSES.index(film.truth["label"]) for film in drawn])
+
+# %% [markdown]
+# **1. Predict.** The head above has 513 parameters a class. Where does the odd one come from? Write
+# `parameters(n_features, n_classes)` for a linear head of any size, without building one.
+
+
+# %% tags=["solution"]
+def parameters(n_features, n_classes):
+    """Parameters of a linear head: a weight for each feature and a bias, for each class."""
+    return n_classes * (n_features + 1)
+
+
+# %% tags=["check"]
+for n_features, n_classes in ((512, 3), (2, 1), (10, 10)):
+    head = nn.Linear(n_features, n_classes)
+    expected = sum(p.numel() for p in head.parameters())
+    assert parameters(n_features, n_classes) == expected, "a class has its weights, and one more"
+
+# %% [markdown]
+# **2. Take out a line.** Someone deletes `optimizer.zero_grad()`. Predict how large the gradient is
+# after two backward passes over the same batch, and after three. Then measure: write
+# `gradient(passes)`, the norm of the gradient of `model.fc.weight` after so many passes without
+# zeroing, for a new `build_model(3)` with `set_seed(0)`, in `eval` mode.
+
+
+# %% tags=["solution"]
+def gradient(passes):
+    """Norm of the head's gradient after so many backward passes without zero_grad."""
+    set_seed(0)
+    model = build_model(3).eval()
+    for _ in range(passes):
+        nn.functional.cross_entropy(model(films), answers).backward()
+    return model.fc.weight.grad.norm().item()
+
+
+print([round(gradient(passes) / gradient(1), 3) for passes in (1, 2, 3)])
+
+# %% tags=["check"]
+assert isinstance(gradient(1), float), "a number: .norm().item()"
+assert gradient(1) > 0, "call backward on the loss of the whole batch"
+for passes in (2, 3):
+    grown = gradient(passes) / gradient(1)
+    assert abs(grown - passes) < 0.01, "same model, same batch, nothing zeroed: what adds up?"
+
+# %% [markdown]
+# **3. Find out.** Do the scores of a film depend on the films beside it? Put the first film into a
+# batch with films 1 to 3, then with 4 to 6, and note by how much its scores change at most: in a
+# dictionary `moved` with the keys `"train"` and `"eval"`, the mode of the model. Use the same new
+# model (`set_seed(0)`, `build_model(3)`) each time. What would a forgotten `eval` do to a test?
+
+
+# %% tags=["solution"]
+def first_scores(others, mode):
+    """Scores (3,) of the first film in a batch with `others`."""
+    set_seed(0)
+    model = build_model(3).train(mode == "train")
+    with torch.no_grad():
+        return model(films[[0, *others]])[0]
+
+
+moved = {
+    mode: (first_scores([1, 2, 3], mode) - first_scores([4, 5, 6], mode)).abs().max().item()
+    for mode in ("train", "eval")
+}
+print({mode: f"{change:.6f}" for mode, change in moved.items()})
+
+# %% tags=["check"]
+assert isinstance(moved, dict) and set(moved) == {"train", "eval"}, "one number for each mode"
+assert moved["eval"] < 1e-4, "with running statistics the neighbours do not matter"
+assert moved["train"] > 1e-3, "whose mean and spread does batch normalisation use here?"
+
+# %% [markdown]
 # ## References
 #
 # - He K. et al. (2016). Deep residual learning for image recognition. CVPR.

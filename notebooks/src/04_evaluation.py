@@ -17,16 +17,18 @@
 # A teaching and research tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from covidxr import calibration, evaluation, plots, runs, splits
@@ -37,7 +39,7 @@ plots.use_style()
 # %% tags=["parameters"]
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
-weights = "none"  # imagenet, none, or the path of a checkpoint
+weights = "phantom"  # shipped with the package; or imagenet, none, the path of a checkpoint
 image_size = 64
 epochs = 8
 seed = 0
@@ -83,14 +85,14 @@ print("probabilities sum to one:", bool((abs(probabilities.sum(axis=1) - 1) < 1e
 #
 # ## Which class is taken for which?
 
-# %%
+# %% tags=["slide"]
 predicted = probabilities.argmax(axis=1)
 title = f"{(predicted == truth).mean():.0%} of the films are classified right"
 ax = plots.confusion_matrix(truth, predicted, classes, title=title)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Read a row at a time: of the films that truly are of this class, how many went where? The darkest
+# Read a row at a time: of the films of this class, how many went where? The darkest
 # cell off the diagonal is the confusion to look at first. Errors differ in cost: a COVID film
 # called normal can send an infectious patient home, a normal one called COVID costs a test.
 #
@@ -109,7 +111,7 @@ plots.mark_synthetic(ax, dataset)
 # the middle 95%. Patients (else groups) are drawn, not films, since films of one patient are not
 # independent.
 
-# %%
+# %% tags=["slide"]
 scores = pd.DataFrame(result["metrics"])
 ax = plots.forest(scores, title="Test split, bootstrap over patients or groups")
 plots.mark_synthetic(ax, dataset)
@@ -120,7 +122,7 @@ plots.mark_synthetic(ax, dataset)
 # and where the figure is far from 0 or 1. An accuracy alone hides the class with the lowest
 # sensitivity.
 #
-# Two checks before any figure is quoted, then the figures over all classes:
+# Two checks before quoting any, then the figures over all classes:
 
 # %% tags=["nbval-check-output"]
 print(len(scores), "figures, with an interval:", int(scores["low"].notna().sum()))
@@ -141,15 +143,15 @@ overall.round(3)
 # alarms, and does not depend on how common a class is. Precision (PPV) against recall (sensitivity)
 # does, and is the sterner of the two for rare classes.
 
-# %%
+# %% tags=["slide"]
 fig, axes = plt.subplots(1, 2, figsize=(11, 4.6))
 plots.roc_curves(truth, probabilities, classes, scores, ax=axes[0])
 plots.precision_recall_curves(truth, probabilities, classes, scores, ax=axes[1])
 plots.mark_synthetic(fig, dataset)
 
 # %% [markdown]
-# An AUROC of 0.5 is chance; the dotted lines on the right are what guessing gives, the share of the
-# class. Where the intervals of two classes overlap widely, do not call one easier.
+# An AUROC of 0.5 is chance; the dotted lines on the right are guessing, the class's share. Where
+# the intervals of two classes overlap widely, do not call one easier.
 #
 # ## Does a probability of 0.9 mean nine in ten?
 #
@@ -158,7 +160,7 @@ plots.mark_synthetic(fig, dataset)
 # into probabilities (Guo et al., 2017). It never changes which class of a film comes first, only
 # how far the probability can be taken at its word.
 
-# %%
+# %% tags=["slide"]
 before = evaluation.uncalibrated(probabilities, result["temperature"])
 ax = plots.reliability_diagram(truth, before, 10, "before temperature scaling")
 plots.reliability_diagram(truth, probabilities, 10, "after", ax=ax)
@@ -182,8 +184,8 @@ print(
 )
 
 # %% [markdown]
-# The last line says how much error chance alone would show with this n. An error below its upper
-# figure is no evidence against calibration; with small n it is not much evidence for it either.
+# The last line says what chance alone would show with this n. An error below its upper figure is no
+# evidence against calibration and, with small n, not much for it.
 #
 # ## An operating point, and what it is worth elsewhere
 #
@@ -205,7 +207,7 @@ point.round(3)
 # is rarer? Bayes' rule answers for any *prevalence*, the share of all patients that have the
 # disease.
 
-# %%
+# %% tags=["slide"]
 sensitivity, specificity = point["value"]
 for prevalence in (0.01, 0.05, 0.20):
     ppv, npv = calibration.predictive_values(sensitivity, specificity, prevalence)
@@ -215,8 +217,8 @@ for prevalence in (0.01, 0.05, 0.20):
     )
 
 # %% [markdown]
-# The rarer the disease, the larger the share of false alarms. And that is if sensitivity and
-# specificity stay as they are, which in another hospital they seldom do.
+# The rarer the disease, the larger the share of false alarms. In another hospital sensitivity and
+# specificity seldom stay as they are.
 #
 # ## Is acting on it better than not looking?
 #
@@ -224,7 +226,7 @@ for prevalence in (0.01, 0.05, 0.20):
 # Elkin, 2006) counts true positives per film and takes off the false ones at that rate. It is
 # compared with calling every film positive, and none.
 
-# %%
+# %% tags=["slide"]
 curve = calibration.net_benefit(
     table["label"] == positive, table[f"p_{positive}"], [t / 100 for t in range(1, 100)]
 )
@@ -239,7 +241,7 @@ plots.mark_synthetic(ax, dataset)
 #
 # The films that the model is least sure of can go to a person. How accurate is it on the rest?
 
-# %%
+# %% tags=["slide"]
 ax = plots.abstention(calibration.abstention_curve(truth, probabilities))
 plots.mark_synthetic(ax, dataset)
 
@@ -262,9 +264,9 @@ ax = plots.forest(shown.assign(metric=names, **{"class": pd.NA}), title=title)
 plots.mark_synthetic(ax, dataset)
 
 # %% [markdown]
-# Intervals that overlap widely are no evidence of a difference, and among many groups some differ
-# by chance. A clear gap is a reason to look at how those films were made, and who they show. Where
-# a source tells nothing, the only level is "unknown".
+# Wide overlap is no evidence of a difference, and among many groups some differ by chance. A clear
+# gap is a reason to look at how those films were made, and who they show. Where a source tells
+# nothing, the only level is "unknown".
 #
 # ## COVID against normal alone
 #
@@ -280,7 +282,7 @@ else:
     print("this dataset has two classes, or lacks COVID or Normal: see the figures above")
 
 # %% [markdown]
-# Nothing about the model is better here, only the question is smaller. In a clinic the other
+# The model is no better here, only the question is smaller. In a clinic the other
 # diseases do not stay away.
 #
 # ## What this does not show
@@ -304,6 +306,7 @@ else:
 # 1. 281 of 300 films are right. Is a model with 285 of 300 better?
 # 2. Why bootstrap over patients and not over films?
 # 3. AUROC is 0.99 and the PPV at 1% prevalence is 20%. Is one of them wrong?
+# 4. All dots of a reliability diagram lie on the diagonal. What does it *not* show?
 #
 # <details><summary>Answers</summary>
 #
@@ -311,15 +314,96 @@ else:
 #    tell more.
 # 2. Films of one patient err together; counting them as independent makes intervals too narrow.
 # 3. No. AUROC ignores prevalence; at 1% even few false alarms outnumber the true ones.
+# 4. That the model is of use: always stating the class shares is calibrated, too.
 #
 # </details>
 #
 # ## Exercises
 #
-# 1. Compute the intervals over films, with `covidxr.metrics.classification_metrics` and no
-#    `groups`. Which get narrower than those over patients?
-# 2. Choose the threshold for a sensitivity of 0.99. What specificity does it cost?
-#
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use made-
+# up scores. Copies without solutions: `make student`.
+
+# %%
+rng = np.random.default_rng(4)
+ill = np.arange(400) % 4 == 0
+score = 1 / (1 + np.exp(1 - 2 * ill - rng.normal(size=400)))
+owner = np.repeat(np.arange(100), 4)  # a patient has four films ...
+right = np.repeat(rng.random(100) < 0.8, 4)  # ... which are all right or all wrong
+
+# %% [markdown]
+# **1. Change one line.** A clinic wants to find 99% of the ill, not 95%. Will the threshold rise or
+# fall, and what becomes of the specificity? Predict; then compute `strict`, the threshold for a
+# sensitivity of 0.99 on these scores, and `cost`, the specificity lost against 0.95.
+
+# %% tags=["solution"]
+usual = calibration.threshold_at_sensitivity(ill, score, sensitivity=0.95)
+strict = calibration.threshold_at_sensitivity(ill, score, sensitivity=0.99)
+specificity = [calibration.operating_point(ill, score, t)["value"].iloc[1] for t in (usual, strict)]
+cost = specificity[0] - specificity[1]
+print(f"threshold {usual:.2f} -> {strict:.2f}, specificity lost: {cost:.2f}")
+
+# %% tags=["check"]
+assert strict is not ... and 0 < strict < 1, "a threshold is one of the scores"
+assert (score[ill] >= strict).mean() >= 0.99, "how many of the ill score at least that?"
+assert (score[ill] > strict).mean() < 0.99, "a higher threshold would do as well"
+assert cost is not ... and cost > 0, "specificity at the usual threshold minus at the strict one"
+assert round(cost * (~ill).sum()) == 98, "count the healthy films between both thresholds"
+
+# %% [markdown]
+# **2. Choose an operating point.** A missed case costs as much as `price` false alarms. Write
+# `best_threshold(ill, score, prevalence, price)`: the score that, as a threshold, has the lowest
+# expected cost a film where so many are ill. What happens to it as the disease becomes rare?
+
+
+# %% tags=["solution"]
+def best_threshold(ill, score, prevalence, price):
+    """The threshold among the scores with the lowest expected cost a film."""
+
+    def expected_cost(threshold):
+        sensitivity, specificity = calibration.operating_point(ill, score, threshold)["value"]
+        missed, false = prevalence * (1 - sensitivity), (1 - prevalence) * (1 - specificity)
+        return price * missed + false
+
+    return min(np.unique(score), key=expected_cost)
+
+
+for prevalence in (0.3, 0.1, 0.01):
+    print(f"prevalence {prevalence:.0%}: {best_threshold(ill, score, prevalence, 20):.2f}")
+
+# %% tags=["check"]
+few, scores_of_few = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.6, 0.9])
+common = best_threshold(few, scores_of_few, 0.9, 1)
+assert common == 0.4, "where most are ill, what is worse: a case missed or a false alarm?"
+assert best_threshold(few, scores_of_few, 0.1, 1) == 0.9, "weigh both errors by the prevalence"
+assert best_threshold(few, scores_of_few, 0.1, 20) == 0.4, "weigh the missed cases by their price"
+
+# %% [markdown]
+# **3. Find out.** `right` says which films a model got right, `owner` whose films they are. Write
+# `interval(right, groups)`, the middle 95% of the accuracy over 1,000 resamples of *groups*. Take
+# patients as groups, then films. How much too narrow is the second, and why?
+
+
+# %% tags=["solution"]
+def interval(right, groups):
+    """(low, high): middle 95% of the accuracy over 1,000 resamples of groups."""
+    counts = pd.Series(right).groupby(groups).agg(["sum", "size"]).to_numpy()
+    rng = np.random.default_rng(0)
+    draws = [counts[rng.integers(len(counts), size=len(counts))].sum(axis=0) for _ in range(1000)]
+    return np.percentile([hits / n for hits, n in draws], [2.5, 97.5])
+
+
+for name, groups in {"patients": owner, "films": np.arange(len(right))}.items():
+    print("over {}: {:.3f} to {:.3f}".format(name, *interval(right, groups)))
+
+# %% tags=["check"]
+always = interval(np.ones(8, bool), np.arange(8))
+assert always is not None, "the function returns both ends"
+assert np.allclose(always, 1), "all right in every resample"
+patients, films = (np.ptp(interval(right, g)) for g in (owner, np.arange(len(right))))
+assert 0.1 < patients < 0.25, "all films of a drawn patient go in together"
+assert 1.6 < patients / films < 2.4, "four films that err together count like how many?"
+
+# %% [markdown]
 # ## References
 #
 # - Guo C. et al. (2017). On calibration of modern neural networks. ICML.

@@ -16,11 +16,12 @@
 # tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
@@ -31,8 +32,8 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from covidxr import datasets, explain, plots, runs, splits
-from covidxr.models import load_checkpoint
+from covidxr import datasets, explain, phantom, plots, runs, splits
+from covidxr.models import build_model, load_checkpoint
 from covidxr.training import TrainConfig
 
 plots.use_style()
@@ -40,7 +41,7 @@ plots.use_style()
 # %% tags=["parameters"]
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
-weights = "none"  # imagenet, none, or the path of a checkpoint
+weights = "phantom"  # shipped with the package; or imagenet, none, the path of a checkpoint
 image_size = 64
 epochs = 8
 seed = 0
@@ -52,7 +53,7 @@ seed = 0
 # few to point at anything. A run of fewer than 128 pixels is therefore replaced by one of 128.
 
 # %%
-size, passes = (image_size, epochs) if image_size >= 128 else (128, 8)
+size, passes = (image_size, epochs) if image_size >= 128 else (128, 5)
 config = TrainConfig(dataset, data_dir, weights, size, passes, seed=seed)
 run = runs.find_or_train(config)
 data = runs.prepare(config)
@@ -141,7 +142,7 @@ def explained(network, pixels, classes, layers):
     return explain.fine_map(network, pixels, classes, layers, 0.09, against, normal)
 
 
-# %%
+# %% tags=["slide"]
 ways = [("layer2",), ("layer3",), ("layer2", "layer3")]
 chosen = ways[0]
 if has_lesions:
@@ -164,7 +165,7 @@ else:
 #
 # ## Grad-CAM beside the true lesion
 
-# %%
+# %% tags=["slide"]
 maps = explained(model, images, targets, chosen)
 lesions = explain.read_masks(root, rows["lesion_mask_path"], size) if has_lesions else None
 lungs = explain.read_masks(root, rows["lung_mask_path"], size) if has_lungs else None
@@ -196,7 +197,7 @@ plots.mark_synthetic(figure, dataset)
 # which any reader would do, with the lesion's share of the lungs. The *energy* of a map is its
 # positive evidence: how much lies in the lungs, how much in the lesion?
 
-# %%
+# %% tags=["slide"]
 measures = {}
 everywhere = np.ones_like(maps)
 for name, masks in {"lungs": lungs, "lesion": lesions}.items():
@@ -245,7 +246,7 @@ curves = {
     for name, order in orders.items()
 }
 
-# %%
+# %% tags=["slide"]
 fig, axes = plt.subplots(1, 2, figsize=(10, 4))
 for ax, kind in zip(axes, ("deletion", "insertion"), strict=True):
     plots.perturbation(curves, kind, ax=ax)
@@ -267,7 +268,7 @@ plots.mark_synthetic(fig, dataset)
 # that of the trained model by *structural similarity* (SSIM, 1 for equal). The dashed line is the
 # similarity of the trained model's maps of *different* films.
 
-# %%
+# %% tags=["slide"]
 part = part[:16]
 checks = explain.sanity_check(
     lambda network: explained(network, images[part], targets[part], chosen), model, seed
@@ -292,7 +293,7 @@ print("every map is finite and not constant:", bool((np.ptp(maps, axis=(1, 2)) >
 #
 # ## Where it fails
 
-# %%
+# %% tags=["slide"]
 worst = np.flatnonzero(hit < 0.5)
 if has_lesions and len(worst):
     figure = show(worst[:6], f"Right answer, wrong place: {len(worst)} of {len(images)} films")
@@ -324,24 +325,95 @@ else:
 # ## Check yourself
 #
 # 1. Lungs take up a fifth of the film and 60% of the energy lies inside them. Is that good?
-# 2. The pointing game is 0.90. Does the figure show that the model reads the texture of the lesion?
+# 2. The pointing game is 0.90. What does the figure *not* show?
 # 3. A map hardly changes when all weights are random. What does it show?
 #
 # <details><summary>Answers</summary>
 #
 # 1. Three times chance, so the model prefers the lungs. Whether it is the *sick* part of them, only
 #    lesion masks can say.
-# 2. No. It shows where the evidence is highest, not what it is: a shortcut that sits on the lesion,
-#    or its mere brightness, gives the same map.
+# 2. That the model reads the texture of the lesion. It shows where, not what: a shortcut that sits
+#    on the lesion, or its mere brightness, gives the same map.
 # 3. The film's edges as the architecture passes them on. It cannot explain what was learned.
 #
 # </details>
 #
 # ## Exercises
 #
-# 1. Explain the films' second most probable class. Where does the map point?
-# 2. Replace the blur in deletion by a constant grey. How much of the fall is surprise?
-#
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use small
+# phantoms, made here whatever dataset you chose. Copies without solutions: `make student`.
+
+# %%
+sick = [patient for patient in phantom.plan(120, seed=1) if patient.label != "Normal"]
+drawn = [phantom.render(patient, image_size=64) for patient in sick]
+squares = np.stack([film.image for film in drawn])
+diseased = np.stack([film.lesion for film in drawn])
+
+# %% [markdown]
+# **1. Predict.** What does the energy inside a lesion come to for a map that is 1 everywhere, and
+# what for one that is -1 everywhere? Write `energy(maps, masks)`, the share of each map's positive
+# evidence inside its mask, NaN where there is none, without `covidxr`; then try both.
+
+
+# %% tags=["solution"]
+def energy(maps, masks):
+    """Share (N,) of the positive evidence of maps (N, S, S) that lies inside their masks."""
+    positive = np.where(maps > 0, maps, 0.0)
+    inside, total = (positive * masks).sum(axis=(1, 2)), positive.sum(axis=(1, 2))
+    return np.where(total > 0, inside / np.where(total > 0, total, 1), np.nan)
+
+
+print(energy(np.ones(diseased.shape), diseased)[:3].round(3), diseased.mean(axis=(1, 2))[:3])
+
+# %% tags=["check"]
+map_, mask = np.array([[[1.0, -5.0], [1.0, 2.0]]]), np.array([[[True, True], [False, False]]])
+share = energy(map_, mask)
+assert share is not None and np.shape(share) == (1,), "one number a map"
+assert share[0] == 1 / 4, "evidence against the class is no evidence"
+assert np.isnan(energy(-np.abs(map_), mask)[0]), "a share of nothing is not a number"
+flat = energy(np.ones(diseased.shape), diseased)
+assert np.allclose(flat, diseased.mean(axis=(1, 2))), "what share of the film is the lesion?"
+
+# %% [markdown]
+# **2. A map that never looks.** Take the first half of `diseased` and average it over the films:
+# that is `prior`, where lesions tend to be. Use it as the map of every film of the second half.
+# What does the pointing game give it, `prior_hits`, and what a constant map, `chance_hits`?
+# (Means over the films.) What must a real map beat?
+
+# %% tags=["solution"]
+half = len(diseased) // 2
+prior = diseased[:half].mean(axis=0)
+unseen = diseased[half:]
+prior_hits = explain.pointing_game(np.broadcast_to(prior, unseen.shape), unseen).mean()
+chance_hits = explain.pointing_game(np.ones(unseen.shape), unseen).mean()
+print(f"prior {prior_hits:.2f}, constant {chance_hits:.2f}, n = {len(unseen)}")
+
+# %% tags=["check"]
+assert np.shape(prior) == diseased.shape[1:], "one map for all films: average over which axis?"
+first_half = diseased[: len(diseased) // 2]
+assert np.isclose(prior.mean(), first_half.mean()), "films that are scored may not make the map"
+rest = diseased[len(diseased) // 2 :]
+assert np.isclose(chance_hits, rest.mean()), "a constant map hits with the lesion's share"
+assert prior_hits > 1.5 * chance_hits, "the place alone should be worth something"
+
+# %% [markdown]
+# **3. Find out.** Take a model that has learnt nothing, `build_model(2)`, and ask for its Grad-CAM
+# of the first eight `squares`, as `for_first` for class 0 and as `for_second` for class 1. Predict
+# how they are related: two classes, and a score that is the logit minus the mean of all logits.
+
+# %% tags=["solution"]
+torch.manual_seed(0)
+untrained = build_model(2)
+for_first = explain.grad_cam(untrained, squares[:8], np.zeros(8, int))
+for_second = explain.grad_cam(untrained, squares[:8], np.ones(8, int))
+print("largest sum of both:", np.abs(for_first + for_second).max().round(6))
+
+# %% tags=["check"]
+assert np.shape(for_first) == np.shape(for_second) == (8, 64, 64), "a map a film, for each class"
+assert np.abs(for_first).max() > 0, "even random weights give a map; that is the warning"
+assert np.allclose(for_first, -for_second, atol=1e-5), "same model, what speaks for one ...?"
+
+# %% [markdown]
 # ## References
 #
 # - Adebayo J. et al. (2018). Sanity checks for saliency maps. NeurIPS.

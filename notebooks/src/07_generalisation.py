@@ -16,11 +16,12 @@
 # A teaching and research tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
@@ -31,7 +32,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from covidxr import evaluation, explain, models, plots, runs, shift, shortcut, training
+from covidxr import evaluation, explain, models, phantom, plots, runs, shift, shortcut, training
 from covidxr.loaders import XrayDataset
 from covidxr.training import TrainConfig
 
@@ -40,7 +41,7 @@ plots.use_style()
 # %% tags=["parameters"]
 dataset = "phantom"
 data_dir = None  # folder of the images; None: the data root
-weights = "none"  # imagenet, none, or the path of a checkpoint
+weights = "phantom"  # shipped with the package; or imagenet, none, the path of a checkpoint
 image_size = 64
 epochs = 8
 strength = 1.0  # of the planted shortcut: 0 tells nothing, 1 tells healthy from sick at home
@@ -70,7 +71,7 @@ for row in audit[audit["metric"] == "accuracy"].itertuples():
 # What the dataset does not hold (sources, lung masks) is NA with its reason. The rest, as *balanced
 # accuracy*, the mean of the sensitivities over the classes:
 
-# %%
+# %% tags=["slide"]
 shown = audit[audit["metric"] == "balanced_accuracy"]
 known = shown.dropna(subset=["value"])
 best = known[known["input"] == "border"]["value"].iloc[0]
@@ -162,7 +163,7 @@ base_a, base_b = learn(films.pixels, rows_a), learn(films.pixels, rows_b)
 clean_a = learn(films.pixels, rows_a, base_a)
 clean_b = learn(films.pixels, rows_b, base_b)
 
-# %%
+# %% tags=["slide"]
 scores = {"trained at A": test(clean_a, films.pixels)}
 scores["trained at B"] = test(clean_b, films.pixels, ~at_a)
 table = pd.concat(t.assign(model=name) for name, t in scores.items())
@@ -194,7 +195,7 @@ share = pd.DataFrame({"site": films.manifest["source"], "state": state, "carries
 share = share.pivot_table(values="carries", index="site", columns="state")
 print(share.round(2).to_string())
 
-# %%
+# %% tags=["slide"]
 first = [np.flatnonzero((part == "test") & s & i)[0] for s in (at_a, ~at_a) for i in (sick, ~sick)]
 titles = [f"site {site}, {state}" for site in "AB" for state in ("sick", "healthy")]
 axes = plots.image_grid(planted[first], titles)
@@ -208,7 +209,7 @@ plots.mark_synthetic(axes[0, 0].figure, "phantom")
 tricked = learn(planted, rows_a, base_a)
 scores = {"clean films": test(clean_a, films.pixels), "with the token": test(tricked, planted)}
 
-# %%
+# %% tags=["slide"]
 table = pd.concat(t.assign(model=name) for name, t in scores.items())
 table["where"] = table["input"].map({"in": "in-source", "out": "out-of-source"})
 inside, outside = scores["with the token"]["value"]
@@ -238,7 +239,7 @@ for name, found in maps.items():
     energy = explain.mean_with_interval(explain.energy_inside(found, spot), group[look])
     print("{0}: {value:.1%} [{low:.1%}, {high:.1%}] of the energy inside".format(name, **energy))
 
-# %%
+# %% tags=["slide"]
 pictures = [planted[look[0]], *(255 * m[0] / max(m[0].max(), 1e-9) for m in maps.values())]
 axes = plots.image_grid(pictures, ["film", "Grad-CAM, clean", "Grad-CAM, tricked"])
 plots.mark_synthetic(axes[0, 0].figure, "phantom")
@@ -271,7 +272,7 @@ scores["balanced sources"] = test(learn(planted, both, base_a), planted)
 scores["masking"] = test(learn(masked, rows_a, base_a), masked)
 scores["augmentation"] = test(learn(swapped, rows_a, base_a, planted), planted)
 
-# %%
+# %% tags=["slide"]
 table = pd.concat(t.assign(model=name) for name, t in scores.items())
 table["where"] = table["input"].map({"in": "in-source", "out": "out-of-source"})
 away = table[table["where"] == "out-of-source"].set_index("model")["value"]
@@ -305,7 +306,7 @@ plots.mark_synthetic(ax.figure, "phantom")
 #
 # 1. Lungs only and lungs blacked out both score low. Does the model use neither?
 # 2. The border probe scores at chance. Is the dataset free of shortcuts?
-# 3. Why does the in-source figure of the tricked model not show that anything is wrong?
+# 3. Why does the in-source figure of the tricked model *not* show that anything is wrong?
 # 4. Balanced sources does well at site B. Is that an out-of-source figure?
 #
 # <details><summary>Answers</summary>
@@ -319,10 +320,67 @@ plots.mark_synthetic(ax.figure, "phantom")
 #
 # ## Exercises
 #
-# 1. Set `strength` to 0.5 and to 0.8. From where on does the out-of-source figure suffer?
-# 2. Tie the token to COVID alone (`sick` becomes label == "COVID"). Why does it do less harm?
-# 3. Hide only half of the corners' side (`covidxr.shortcut.CORNER`). Is a half-hidden token cured?
-#
+# One to predict, one to find out; the cell below a solution checks it. They use small phantoms,
+# made here, and a probe instead of a network. Copies without solutions: `make student`.
+
+# %%
+drawn = [phantom.render(patient, image_size=40) for patient in phantom.plan(300, seed=2)]
+squares = np.stack([film.image for film in drawn])
+ill = np.array([film.truth["label"] != "Normal" for film in drawn])
+here = np.array([film.truth["source"] == "site A" for film in drawn])
+first_half = np.arange(len(drawn)) < len(drawn) // 2  # to fit; the second half is to test
+
+# %% [markdown]
+# **1. Change one line.** A model reads nothing but the token and calls its carriers sick. At
+# strength 1 it is always right at site A. Predict its accuracy at both sites for 1, 0.5 and 0; then
+# write `token_score(strength)`, the pair (at A, elsewhere), from `shortcut.carriers(ill, here,
+# strength)`.
+
+
+# %% tags=["solution"]
+def token_score(strength):
+    """Accuracy at site A and elsewhere of calling sick whoever carries the token."""
+    agrees = shortcut.carriers(ill, here, strength) == ill
+    return agrees[here].mean(), agrees[~here].mean()
+
+
+for strength_tried in (1, 0.5, 0):
+    print(strength_tried, np.round(token_score(strength_tried), 2))
+
+# %% tags=["check"]
+assert token_score(1) is not None, "return two numbers: at site A, elsewhere"
+assert token_score(1) == (1, 0), "always right at home means what elsewhere?"
+assert np.allclose(token_score(0.5), (3 / 4, 1 / 4), atol=0.1), "carriers tells the probabilities"
+assert np.allclose(token_score(0), 1 / 2, atol=0.1), "a token that stands anywhere tells nothing"
+
+# %% [markdown]
+# **2. Break a model with a token, and mend it.** Plant the token at strength 1
+# (`shortcut.plant`), shrink the films to 16 × 16 (`shift.shrink`) and fit `shift.linear_probe()`
+# on the first half of site A's. Its accuracies on the second half: `home` at site A, `away` at the
+# other. Then do all of it with hidden corners (`shortcut.hide_corners`): `mended`, the accuracy at
+# the other site. Is the cure a success if `mended` is still below `home`?
+
+
+# %% tags=["solution"]
+def probe_accuracy(pixels):
+    """Accuracy on the second half, (site A, elsewhere), of a probe fitted on site A's first."""
+    rows = shift.shrink(pixels, 16)
+    probe = shift.linear_probe().fit(rows[first_half & here], ill[first_half & here])
+    right = probe.predict(rows) == ill
+    return right[~first_half & here].mean(), right[~first_half & ~here].mean()
+
+
+tampered = shortcut.plant(squares, shortcut.carriers(ill, here, 1.0))
+home, away = probe_accuracy(tampered)
+mended = probe_accuracy(shortcut.hide_corners(tampered))[1]
+print(f"home {home:.2f}, away {away:.2f}, mended {mended:.2f}, clean {probe_accuracy(squares)}")
+
+# %% tags=["check"]
+assert isinstance(home, float) and home > 0.95, "at home the token gives every answer away"
+assert away < 0.5, "worse than a coin: what does the token mean at the other site?"
+assert mended > away + 0.1, "hide the corners of the films to fit and of those to test"
+
+# %% [markdown]
 # ## References
 #
 # - Zech J. R. et al. (2018). Variable generalization performance of a deep learning model to detect

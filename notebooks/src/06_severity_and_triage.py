@@ -1,0 +1,282 @@
+# %% [markdown]
+# # 6 · Severity, triage and progression
+#
+# **Who should be read first, how bad is it, and is it getting worse?**
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/covidxr/covidxr/blob/main/notebooks/06_severity_and_triage.ipynb)
+#
+# You will
+#
+# - score how much of the lungs is ill and compare the score with the truth,
+# - ask how unsure each score is, and whether that doubt is honest,
+# - put a ward's films in order and count the minutes that the sickest wait,
+# - tell a change over days from the noise of measuring.
+#
+# *About 2 minutes on a laptop's processor for the small run on phantoms. A teaching and research
+# tool, not a medical device.*
+
+# %%
+# On Colab this installs the course's package; elsewhere it is installed already.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "git+https://github.com/covidxr/covidxr"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
+
+# %%
+import json
+from importlib.resources import files
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from covidxr import plots, progression, runs, severity, splits, triage, waiting, worklist
+from covidxr.training import TrainConfig
+
+plots.use_style()
+
+# %% tags=["parameters"]
+dataset = "phantom"
+data_dir = None  # folder of the images; None: the data root
+weights = "phantom"  # shipped with the package; or imagenet, none, the path of a checkpoint
+image_size = 64
+epochs = 8
+seed = 0
+
+# %% [markdown]
+# ## A model that scores as well as names
+#
+# The class says *what*; a ward also asks *how much*. Readers score a film by two numbers (Cohen et
+# al., 2020): **extent**, how much of each lung is involved (0 to 4 a lung, 8 in all), and
+# **opacity**, how dense it is (0 to 3 a lung, 6 in all). Where a dataset has such scores, the
+# ResNet18 gets a second head that learns them beside the class. It scores each lung from its half
+# of the film and adds the two up, as the readers do. Notebook 05's run has this head.
+
+# %%
+size, passes = (image_size, epochs) if image_size >= 128 else (128, 5)
+config = TrainConfig(dataset, data_dir, weights, size, passes, seed=seed)
+run = runs.find_or_train(config)
+data = runs.prepare(config)
+films = data.manifest[data.manifest["split"] == "test"].reset_index(drop=True)
+found = runs.predict_test(run, data)
+
+# %% tags=["nbval-check-output"]
+print(splits.split_table(data.manifest).to_string())
+print("groups in more than one split:", splits.split_overlap(data.manifest))
+print("test films with a known extent:", int(films["extent"].notna().sum()))
+
+# %% [markdown]
+# If the last line says 0, the dataset has no scores: the cells below then say so and show nothing.
+#
+# ## How good is the score?
+#
+# No one figure does. *Pearson's r* asks whether more looks like more, and forgives a scale that is
+# off; *R²* and the *mean absolute error* (MAE) do not forgive. *Bland and Altman* (1986) look at
+# the difference: its mean is the *bias*, and 95% of the differences lie within the *limits of
+# agreement*. Beside them stands what costs nothing: always answering the training films' mean.
+
+# %%
+train = data.manifest[data.manifest["split"] == "train"]
+means = {name: train[name].mean() for name in ("extent", "opacity")}
+scores = severity.evaluate(found, films, films["group_id"], means)
+scored = bool(len(scores))
+if scored:
+    table = scores[scores["score"].isin(means)].set_index(["score", "metric"]).round(2)
+    print(table.to_string())
+
+# %%
+if scored:
+    extent = table.loc["extent", "value"]
+    title = f"Extent: r = {extent['pearson_r']:.2f}, off by {extent['mae']:.2f} of 8"
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+    plots.estimates(films["extent"], found["extent"], films["label"], ax=axes[0], title=title)
+    plots.bland_altman(films["extent"], found["extent"], ax=axes[1])
+    plots.mark_synthetic(fig, dataset)
+
+# %% [markdown]
+# Many films have an extent of 0, and for them the task is easy; look at the spread *within* one
+# column of dots, too. In the right-hand panel, does the cloud lean? Then small extents are
+# overrated and large ones underrated, which is what a model does that is unsure and plays safe.
+#
+# ## Does it know when it does not know?
+#
+# The head also says how far off it expects to be. On validation films these standard deviations
+# are scaled once, by a single factor. If they are honest, the truth lies within 1.96 of them on
+# about 95% of new films.
+
+# %%
+if scored:
+    off = (found["extent"] - films["extent"]).abs().astype(float)
+    sd = found["extent_sd"].astype(float)
+    thirds = pd.qcut(sd, 3, labels=["surest third", "middle third", "least sure third"])
+    doubt = pd.DataFrame({"off by": off, "sd": sd, "inside": off <= 1.96 * sd})
+    doubt = doubt.groupby(thirds, observed=True)
+    print(doubt.mean().assign(n=doubt.size()).round(2).to_string())
+    print(f"truth inside the 95% range: {(off <= 1.96 * sd).mean():.2f} of {len(off)} films")
+
+# %% [markdown]
+# A film of the least sure third should be off by more than one of the surest: that is what makes
+# the doubt worth having. One factor for all films cannot put every third right.
+#
+# ## Triage: who is read first?
+#
+# **Urgency** here is the probability of disease times the extent, as a share of its range. A film
+# goes **to a person** if the class or the extent is unsure, or if both contradict each other; it is
+# then placed by the worst that it could plausibly be, so that doubt never sends a film down. A
+# worklist orders reading. It does not replace it: every film is read.
+
+# %%
+ward = triage.order(found.assign(truth=films["extent"]))
+asked = ward["to_person"].notna()
+ax = plots.triage(ward, ward["truth"], title=f"{asked.sum()} of {len(ward)} films go to a person")
+plots.mark_synthetic(ax, dataset)
+print(ward.loc[asked, "to_person"].str.split(":").str[0].value_counts().to_string())
+
+# %% [markdown]
+# Read from left to right: the sickest films should stand first. Look for full dots high up on the
+# right: sick films that the model was sure about and placed late are the ones that triage harms.
+#
+# ## Minutes waited by the sickest
+#
+# What is an order worth? Films arrive at random; one reader takes the most urgent that waits. We
+# simulate a room that is busy nine tenths of the time, a thousand times, with this model's
+# urgencies and the true extents of the same films. *First come* is a room without triage,
+# *perfect* orders by the truth, *wrong* by its reverse.
+
+# %%
+if scored:
+    pairs = ward.dropna(subset=["truth", "urgency"])
+    minutes = waiting.simulate(pairs["truth"], pairs["urgency"], n_runs=1000, seed=seed)
+    waits = waiting.summary(minutes)
+    model, first = (waits.set_index("order").loc[name] for name in ("model", "first come"))
+    title = f"The sickest tenth: {first['minutes']:.0f} minutes become {model['minutes']:.0f}"
+    plots.mark_synthetic(plots.waits(waits, title=title), dataset)
+
+# %% [markdown]
+# No order shortens the queue: what the sickest gain the others wait longer, and the mean over all
+# films is the same in each (the simulation keeps it so). The *wrong* order shows the stake: a model
+# that errs systematically costs more than having none. How much is gained also depends on the room:
+# with an idle reader no one waits.
+#
+# ## Is it getting worse?
+#
+# Measure an unchanged patient twice and the numbers differ. A change counts only if it exceeds the
+# **smallest detectable change**, 1.96 · √2 · SEM (Bland & Altman, 1996), where SEM is the standard
+# error of measurement. It is taken from sick validation patients with several films: errors that
+# all films of a patient share cancel out and are left out. With fewer than ten such patients each
+# film's own standard deviation stands in.
+
+# %%
+sem = worklist.validation_sem(run)["value"]
+usual = sem or float(found["extent_sd"].mean()) if scored else None
+if scored:
+    print("SEM:", f"{usual:.2f} of 8,", "from validation" if sem else "the model's own, on average")
+    limits = {"model": usual, "one reader": progression.READER_SEM}
+    for who, error in limits.items():
+        change = progression.smallest_change(error)
+        print(f"smallest detectable change between two films, {who}: {change:.2f} of 8")
+
+# %%
+series = found.assign(study_day=films["study_day"], patient_id=films["patient_id"])
+series["true"] = films["extent"]
+courses = progression.courses(series, sem) if scored else {}
+true = progression.courses(series.assign(extent=series["true"]), usual) if scored else {}
+if courses:
+    rows = [(c.change, c.limit, true[p].change) for p, c in courses.items()]
+    counts, shares = progression.score(*zip(*rows, strict=True))
+    print(counts.to_string())
+    print(shares.round(2).to_string(index=False))
+
+# %% [markdown]
+# Rows are the truth, columns what was called. *Right* asks about patients whose true change exceeds
+# the limit; *false calls* about those whose extent did not change at all; *direction* about the
+# sign alone. With so few patients the intervals are wide. The README has both figures for a larger
+# set of fresh phantoms.
+
+# %%
+longest = sorted(courses, key=lambda p: -(series["patient_id"] == p).sum())
+longest = [p for p in longest if (series.loc[series["patient_id"] == p, "true"] > 0).any()][:3]
+if longest:
+    fig, axes = plt.subplots(1, len(longest), figsize=(13, 4), layout="constrained", squeeze=False)
+    for ax, patient in zip(axes[0], longest, strict=True):
+        plots.timeline(series[series["patient_id"] == patient], courses[patient], ax=ax)
+    plots.mark_synthetic(fig, dataset)
+
+# %% [markdown]
+# These are the sick patients with the most films. The grey zone is what measuring alone may do; the
+# line uses all films, not the first and last only. A patient who worsens and then recovers may come
+# out as stable: a line has no peak.
+#
+# ## A page for the reader
+#
+# All of it on one page that opens without network: order, reasons for doubt, heat maps, earlier
+# films. Rejected files stand at its end with their reasons.
+
+# %%
+paths = [data.root / path for path in films["image_path"].iloc[:24]]
+page = worklist.make(run, paths, "worklist.html", manifest=None)
+print(f"worklist.html: {len(page)} films, {page['to_person'].notna().sum()} for a person first")
+
+# %% [markdown]
+# ## On real films
+#
+# Phantoms teach the method. What becomes of it on people's films is measured by the same code on
+# the COVID-19 Image Data Collection (Cohen et al., 2020); no patient of a test fold is in training:
+
+# %% tags=["nbval-check-output"]
+real = json.loads(files("covidxr").joinpath("results/severity.json").read_text())
+print(real["source"])
+for row in real["rows"]:
+    interval = "" if row["low"] is None else f"[{row['low']:.2f}, {row['high']:.2f}]"
+    print(f"{row['figure']:<52}{row['value']:6.2f}  {interval:<16} n = {row['n']}")
+
+# %% [markdown]
+# Compare with the readers: two of them agree on a film with r 0.87 (Brixia score, 192 films). No
+# model can be shown to be better than the scores it is held against.
+#
+# ## What this does not show
+#
+# That triage by model helps patients. Extent on a film is one sign among many; oxygen, age and
+# breath rate decide too, and a normal film does not rule the disease out. The simulated room has
+# one kind of work and no emergencies by phone. And the model was trained on scores that other
+# people gave: where they err together, it errs with them.
+#
+# ## Summary
+#
+# - Extent and opacity come from a second head; each lung is scored from its half of the film.
+# - An estimate comes with its doubt, and the doubt is checked against the truth.
+# - Triage moves waiting from the sickest to the others; a wrong order does harm.
+# - A change is called only above the smallest detectable change.
+#
+# ## Check yourself
+#
+# 1. r is 0.95 and the MAE 2.0. What kind of error is that, and can it be mended?
+# 2. The mean wait is the same in every order. What then does the figure of waits not show?
+# 3. A patient's extent goes from 3.0 to 3.6, the limit is 1.1. What do you say?
+# 4. Why is SEM taken from changes within patients and not from all errors?
+#
+# <details><summary>Answers</summary>
+#
+# 1. A shift or a wrong scale: bias. It can be mended by refitting on validation films.
+# 2. What happens to those who are not the sickest, and whether a shorter wait changes an outcome.
+# 3. Stable so far: that much comes from measuring alone. Film again, and do not say "unchanged".
+# 4. What is wrong in the same way on all films of a patient makes no false change.
+#
+# </details>
+#
+# ## Exercises
+#
+# 1. Halve the arrivals (`waiting.Load`). What is the order worth in an idle room?
+# 2. Send every film to a person (`triage.Rules(min_probability=1.0)`). What is left of triage?
+#
+# ## References
+#
+# - Cohen J. P. et al. (2020). Predicting COVID-19 pneumonia severity on chest X-ray with deep
+#   learning. Cureus.
+# - Bland J. M., Altman D. G. (1986). Statistical methods for assessing agreement. Lancet.
+# - Bland J. M., Altman D. G. (1996). Measurement error. BMJ.
+# - Nix D. A., Weigend A. S. (1994). Estimating the mean and variance of the target distribution.
+#   ICNN.
+# - Signoroni A. et al. (2021). BS-Net: learning COVID-19 pneumonia severity on a large chest X-ray
+#   dataset. Medical Image Analysis.

@@ -1,0 +1,150 @@
+"""What the shipped weights are worth, beside a random start: docs/results/pretraining.json.
+
+`compare.py phantom` needs nothing; `compare.py radiography DATA_DIR` and `compare.py cohen
+DATA_DIR` need the real films. Both starts see the same films, the same split and the same number of
+epochs; the epoch is chosen on validation, the test split only scored.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from covidxr import metrics, runs, severity
+from covidxr.loaders import XrayDataset, make_loader
+from covidxr.models import build_model
+from covidxr.training import TrainConfig, choose_compute, fit, predict, set_seed
+
+RESULT = Path(__file__).resolve().parent.parent / "docs" / "results" / "pretraining.json"
+STARTS = ("none", "phantom")
+PHANTOM = TrainConfig(image_size=64, epochs=8)
+PHANTOM_SEEDS = range(5)
+REAL = TrainConfig("radiography", image_size=64, imbalance="none", patience=100)
+REAL_EPOCHS = {100: 30, 500: 15, 2000: 6}  # by number of training films
+REAL_SEEDS, REAL_VAL = range(3), 300
+COHEN_SIZE = 224
+
+
+def outcome(data: runs.Data, config: TrainConfig, train, val) -> dict:
+    """Validation scores of every epoch, and predictions of the test split."""
+    set_seed(config.seed)
+    scores = data.scores
+    model = build_model(len(data.classes), config.weights, severity=scores is not None)
+    parts = [XrayDataset(data.pixels, data.targets, rows, scores) for rows in (train, val)]
+    history = fit(model, *parts, config)
+    logits = predict(model, make_loader(data.part("test"), 64), choose_compute())
+    return {"val": history["val_macro_f1"].tolist(), "predicted": logits.argmax(axis=1)}
+
+
+def compare(data: runs.Data, config: TrainConfig, train, val, seeds) -> dict:
+    """Both starts with every seed: macro-F1 on test, the paired difference and its interval.
+
+    The interval is the bootstrap's over groups of the test split, of the mean over the seeds.
+    """
+    found = {start: [] for start in STARTS}
+    for seed in seeds:
+        for start in STARTS:
+            run = replace(config, weights=start, seed=seed)
+            found[start].append(outcome(data, run, train(seed), val))
+    rows = (data.manifest["split"] == "test").to_numpy()
+    truth, groups = data.targets[rows], data.manifest["group_id"].to_numpy()[rows]
+    scores = {
+        start: [f1_score(truth, run["predicted"], average="macro") for run in runs_]
+        for start, runs_ in found.items()
+    }
+    low, high = difference_interval(truth, found, groups)
+    gain = np.subtract(scores["phantom"], scores["none"])
+    return {
+        "n_test": int(rows.sum()),
+        "epochs": config.epochs,
+        "seeds": len(seeds),
+        "macro_f1": scores,
+        "val": {start: [run["val"] for run in runs_] for start, runs_ in found.items()},
+        "difference": {"value": float(gain.mean()), "low": low, "high": high},
+        "difference_by_seed": gain.tolist(),
+    }
+
+
+def difference_interval(truth, found, groups, n_resamples=2000) -> tuple[float, float]:
+    """95% interval of the mean difference in macro-F1 when whole groups are drawn again."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    draws = []
+    for counts in metrics.resampled_counts(codes, n_resamples, seed=0):
+        for weights in counts.T:
+            score = {
+                start: np.mean(
+                    [
+                        f1_score(truth, run["predicted"], average="macro", sample_weight=weights)
+                        for run in runs_
+                    ]
+                )
+                for start, runs_ in found.items()
+            }
+            draws.append(score["phantom"] - score["none"])
+    low, high = metrics.percentile_interval(np.array(draws))
+    return float(low), float(high)
+
+
+def epochs_to_reach(result: dict) -> list[int | None]:
+    """Per seed, the first epoch at which the phantom start has what scratch ends with."""
+    reached = []
+    for scratch, shipped in zip(result["val"]["none"], result["val"]["phantom"], strict=True):
+        hits = np.flatnonzero(np.array(shipped) >= scratch[-1])
+        reached.append(int(hits[0]) + 1 if len(hits) else None)
+    return reached
+
+
+def on_phantoms(_) -> dict:
+    data = runs.prepare(PHANTOM)
+    train, val = (np.flatnonzero(data.manifest["split"] == s) for s in ("train", "val"))
+    result = compare(data, PHANTOM, lambda _: train, val, PHANTOM_SEEDS)
+    return result | {"epochs_to_reach_scratch": epochs_to_reach(result)}
+
+
+def on_radiography(data_dir: str) -> dict:
+    data = runs.prepare(replace(REAL, data_dir=data_dir))
+    val = np.flatnonzero(data.manifest["split"] == "val")
+    val = np.random.default_rng(0).permutation(val)[:REAL_VAL]
+    pool = np.flatnonzero(data.manifest["split"] == "train")
+
+    def drawn(count):
+        return lambda seed: np.random.default_rng([count, seed]).permutation(pool)[:count]
+
+    return {
+        str(count): compare(data, replace(REAL, epochs=epochs), drawn(count), val, REAL_SEEDS)
+        for count, epochs in REAL_EPOCHS.items()
+    }
+
+
+def on_cohen(data_dir: str) -> dict:
+    """Ridge regression on frozen features of the films that the collection's readers scored."""
+    config = TrainConfig("cohen", data_dir, image_size=COHEN_SIZE)
+    data = runs.prepare(config)
+    rows = np.flatnonzero(data.manifest["extent"].notna())
+    groups = data.manifest["group_id"].to_numpy()[rows]
+    films = XrayDataset(data.pixels, data.targets, rows)
+    result = {}
+    for start in STARTS:
+        set_seed(0)
+        model = build_model(len(data.classes), start)
+        features = predict(model, make_loader(films, 64), choose_compute(), model.features)
+        for name in severity.HIGHEST:
+            truth = data.manifest[name].to_numpy(float)[rows]
+            found = severity.ridge_crossval(features, truth, groups)
+            result[f"{start} {name}"] = severity.agreement(truth, found, groups).to_dict("records")
+    return result
+
+
+def main() -> None:
+    name, *folder = sys.argv[1:]
+    parts = {"phantom": on_phantoms, "radiography": on_radiography, "cohen": on_cohen}
+    found = parts[name](folder[0] if folder else None)
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    RESULT.write_text(json.dumps(known | {name: found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
