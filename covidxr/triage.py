@@ -13,15 +13,12 @@ Equal urgency keeps the order of arrival. Files that could not be read come last
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from covidxr import InputError
-from covidxr.loaders import write_text
 
 SEVERITY = ("extent", "extent_sd", "extent_right", "extent_left", "opacity", "opacity_sd")
-FORMULA = tuple("=+-@\t\r")  # a spreadsheet would run a cell that begins with one of these
 
 
 @dataclass(frozen=True)
@@ -104,24 +101,3 @@ def _urgency(table: pd.DataFrame) -> pd.Series:
     worst = (table["extent"] + 1.96 * table["extent_sd"].fillna(0)).clip(4, 8) / 8
     expected = table["disease"] * table["extent"].clip(0, 8) / 8
     return expected.where(table["to_person"].isna(), worst.fillna(1))  # no extent: it may be all
-
-
-def printable(text: str) -> str:
-    """Text that can be written as UTF-8: bytes of a file name that are not are spelt out."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def write_csv(path, table: pd.DataFrame) -> None:
-    """Write a table as CSV in which no text can be taken for a formula by a spreadsheet.
-
-    A text cell that begins with =, +, -, @, a tabulator or a line end gets an apostrophe before it.
-    """
-    text = table.select_dtypes(exclude=["number", "bool"]).columns
-    safe = table.assign(**{name: table[name].map(_harmless) for name in text})
-    write_text(Path(path), safe.to_csv(index=False))
-
-
-def _harmless(cell):
-    if not isinstance(cell, str):
-        return cell
-    return ("'" if cell.startswith(FORMULA) else "") + printable(cell)

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from covidxr import history, launch, progression, runs, triage
-from covidxr.loaders import write_text
+from covidxr.files import one_line, write_csv, write_text
 from covidxr.metrics import MIN_GROUPS
 from covidxr.models import load_checkpoint
 from covidxr.pictures import pictures
@@ -51,7 +51,7 @@ def make(run, paths, out, manifest=None) -> pd.DataFrame:
     table = progression.add_courses(table, sem["value"])
     about = {"run": run.resolve().name, "meta": meta, "sem": sem, "patients": manifest is not None}
     write_text(out, render(table, pictures(model, meta["image_size"], table), about))
-    triage.write_csv(out.with_suffix(".csv"), table)
+    write_csv(out.with_suffix(".csv"), table)
     return table
 
 
@@ -82,7 +82,7 @@ def render(worklist: pd.DataFrame, films: dict[str, dict], about: dict) -> str:
         about: `run` (its name), `meta` (of its checkpoint), `sem` (of `validation_sem`) and
             `patients` (whether a table of patients was given).
     """
-    paths = [triage.printable(Path(path).as_posix()) for path in worklist["image_path"]]
+    paths = [one_line(Path(path).as_posix()) for path in worklist["image_path"]]
     common = _common(paths)
     parts = [path[len(common) :].rpartition("/") for path in paths]
     worklist = worklist.assign(folder=[a + b for a, b, _ in parts], name=[c for *_, c in parts])

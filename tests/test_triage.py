@@ -119,14 +119,3 @@ def test_input_that_cannot_be_ordered_is_refused():
         triage.order(other)
     with pytest.raises(InputError, match="no probability"):
         triage.order(pd.DataFrame([film("x", SURE_COVID, 1)]).assign(p_COVID=np.nan))
-
-
-def test_no_cell_can_be_taken_for_a_formula(tmp_path):
-    nasty = ["=1+1", "+2", "-cmd", "@SUM(A1)", "\tx", "plain=1", "", None]
-    table = pd.DataFrame({"name": nasty, "category": pd.Categorical(["=x"] * 8), "change": -1.5})
-    triage.write_csv(tmp_path / "t.csv", table)
-    found = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)
-    expected = ["'=1+1", "'+2", "'-cmd", "'@SUM(A1)", "'\tx", "plain=1", "", ""]
-    assert found["name"].to_list() == expected
-    assert found["category"].to_list() == ["'=x"] * 8
-    assert found["change"].to_list() == [-1.5] * 8
