@@ -107,26 +107,30 @@ def _lock(path: Path, wait: bool):
         file.close()  # its holder has just removed it: lock the new one
 
 
-def path_text(path: str | Path) -> str:
-    r"""A path as one line of text: a byte that is no UTF-8 becomes `\xff`, a line break `\n`."""
-    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
-
-
 def one_line(text) -> str:
-    r"""Text for a message: line breaks and other control characters become `\n` and the like."""
+    r"""Text whose line breaks, control characters and stray bytes are spelt out, `\n` and such."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def neutralised(table: "pd.DataFrame") -> "pd.DataFrame":
-    """A copy in which no cell begins like a formula: such a cell gets an apostrophe before it."""
-    return _each_text(table, lambda cell: f"'{cell}" if FORMULA.match(cell) else cell)
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
+    """Write a table as a whole: a row is a line of UTF-8, and no text begins like a formula.
+
+    Text that begins with =, +, -, @ or a tabulator gets an apostrophe before it, which `restored`
+    takes away; control characters and bytes that are no UTF-8 are spelt out.
+    """
+    write_text(path, _each_text(table, _harmless).to_csv(index=False))
 
 
 def restored(table: "pd.DataFrame") -> "pd.DataFrame":
-    """What was given to `neutralised`."""
-    return _each_text(
+    """A table that was read from what `write_csv` wrote, without its apostrophes."""
+    plain = _each_text(
         table, lambda cell: cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
     )
+    return plain.astype(table.dtypes)
+
+
+def _harmless(cell: str) -> str:
+    return ("'" if FORMULA.match(cell) else "") + one_line(cell)
 
 
 def _each_text(table: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame":
@@ -134,7 +138,7 @@ def _each_text(table: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataF
 
     def changed(column):
         cells = [change(cell) if isinstance(cell, str) else cell for cell in column]
-        return pd.Series(cells, column.index, column.dtype)
+        return pd.Series(cells, column.index, object)
 
     texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     return table.assign(**{name: changed(table[name]) for name in texts})

@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 
 from covidxr import InputError, __version__, calibration, datasets, severity, splits
-from covidxr.files import make_folder, neutralised, one_line, path_text, restored, write_text
+from covidxr.files import make_folder, one_line, restored, write_csv, write_text
 from covidxr.loaders import XrayDataset, decode, make_loader, read_squares
 from covidxr.models import (
     build_model,
@@ -258,7 +258,8 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
     model, meta = load_checkpoint(Path(run) / "model.safetensors")
     compute = choose_compute(meta.get("precision", "auto"))
     classes, size = meta["classes"], meta["image_size"]
-    rows = pd.DataFrame({"image_path": [path_text(path) for path in paths]})
+    names = pd.Series([str(path) for path in paths], dtype=object)  # may hold bytes of no UTF-8
+    rows = pd.DataFrame({"image_path": names})
     rows = rows.assign(patient_id=pd.NA, label=pd.NA)
     if rows.empty:
         return predictions_table(rows, np.zeros((0, len(classes))), meta)
@@ -313,11 +314,6 @@ def read_csv(path: Path) -> pd.DataFrame:
     """A manifest or predictions table; a class may be called "0", only an empty cell is unknown."""
     types = datasets.MANIFEST_DTYPES | {"predicted": "string"}
     return restored(pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""]))
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table that a spreadsheet may open: no cell of text begins like a formula."""
-    write_text(Path(path), neutralised(table).to_csv(index=False))
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -15,7 +15,6 @@ import pandas as pd
 
 from covidxr import InputError
 from covidxr.datasets import MASK_FOLDERS, classes_of
-from covidxr.files import path_text
 from covidxr.images import RejectedImage, read_image, resize
 
 SPLITS = ("train", "val", "test")
@@ -121,7 +120,7 @@ def _sha256(path: Path) -> str:
             while block := file.read(2**20):
                 digest.update(block)
     except OSError:
-        return path_text(path)
+        return f"unread {path}"
     return digest.hexdigest()
 
 
@@ -246,8 +245,8 @@ def overlap(
     match = [best[i] if twin is None else twin for i, twin in zip(found, same, strict=True)]
     table = pd.DataFrame(
         {
-            "path_in_b": [path_text(paths_b[i].relative_to(folder_b)) for i in found],
-            "path_in_a": [path_text(paths_a[i].relative_to(folder_a)) for i in match],
+            "path_in_b": [paths_b[i].relative_to(folder_b).as_posix() for i in found],
+            "path_in_a": [paths_a[i].relative_to(folder_a).as_posix() for i in match],
             "correlation": value[found].clip(-1, 1).astype(float),
             "identical": np.array([twin is not None for twin in same], bool),
         }

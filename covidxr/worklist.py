@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from covidxr import history, launch, progression, runs, triage
-from covidxr.files import path_text, write_text
+from covidxr.files import one_line, write_csv, write_text
 from covidxr.metrics import MIN_GROUPS
 from covidxr.models import load_checkpoint
 from covidxr.pictures import pictures
@@ -50,7 +50,7 @@ def make(run, paths, out, manifest=None) -> pd.DataFrame:
     table = progression.add_courses(table, sem["value"])
     about = {"run": run.resolve().name, "meta": meta, "sem": sem, "patients": manifest is not None}
     write_text(out, render(table, pictures(model, meta["image_size"], table), about))
-    runs.write_csv(out.with_suffix(".csv"), table)
+    write_csv(out.with_suffix(".csv"), table)
     return table
 
 
@@ -111,7 +111,7 @@ def render(worklist: pd.DataFrame, films: dict[str, dict], about: dict) -> str:
 
 def _name(worklist: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """What all paths begin with, and the worklist with the rest of each as `folder` and `name`."""
-    paths = [path_text(path) for path in worklist["image_path"]]
+    paths = [one_line(Path(path).as_posix()) for path in worklist["image_path"]]
     common = "".join(os.path.commonprefix(paths).rpartition("/")[:2])
     parts = [path[len(common) :].rpartition("/") for path in paths]
     folders, names = [a + b for a, b, _ in parts], [c for *_, c in parts]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from covidxr import cli, runs
-from covidxr.files import path_text
+from covidxr.files import one_line
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX links and pipes")
 
@@ -48,6 +48,7 @@ def outcome(corpus, tiny_run, tmp_path_factory):
     commands = [
         ["predict", tiny_run, root / "films", "--out", "films.csv"],
         ["predict", tiny_run, root / "hostile", around, "--out", "hostile.csv"],
+        ["triage", tiny_run, root / "hostile", "--out", "worklist.html"],
         ["data", "overlap", root / "films", root / "hostile", "--out", "overlap.csv"],
         ["data", "summary", "--dataset", "folder", "--data-dir", root],
     ]
@@ -73,21 +74,22 @@ def test_every_command_finishes_in_bounded_memory(outcome):
     codes, peaks = zip(
         *(json.loads(line) for line in out.splitlines() if line.startswith("[")), strict=True
     )
-    assert codes == (0, 0, 0, 0), err
+    assert codes == (0, 0, 0, 0, 0), err
     assert "Traceback" not in out + err
     assert peaks[-1] - peaks[0] < 1e9
-    assert sorted(p.name for p in work.iterdir()) == ["films.csv", "hostile.csv", "overlap.csv"]
+    written = ["films.csv", "hostile.csv", "overlap.csv", "worklist.csv", "worklist.html"]
+    assert sorted(p.name for p in work.iterdir()) == written
 
 
 def test_predict_gives_each_file_its_row_and_reason(outcome, corpus):
     root, expected = corpus
     table = runs.read_csv(outcome[0] / "hostile.csv")
-    paths = [path_text(path) for path in sorted(expected)]
+    paths = [one_line(path) for path in sorted(expected)]
     assert len(set(paths)) == len(paths)
     assert table["image_path"].tolist() == [*paths, f"{root}/films/../films/0.png"]
     rows = table.iloc[:-1].set_index("image_path")
     for path, reason in expected.items():
-        row = rows.loc[path_text(path)]
+        row = rows.loc[one_line(path)]
         if reason:
             assert row["status"] == "rejected" and row["reason"].startswith(reason), path
             assert pd.isna(row["predicted"]) and pd.isna(row["p_COVID"])
@@ -96,9 +98,21 @@ def test_predict_gives_each_file_its_row_and_reason(outcome, corpus):
             assert row[["p_Normal", "p_Lung_Opacity", "p_COVID"]].sum() == pytest.approx(1)
 
 
+def test_triage_gives_each_file_its_row_and_reason(outcome, corpus):
+    table = runs.read_csv(outcome[0] / "worklist.csv").set_index("image_path")
+    page = (outcome[0] / "worklist.html").read_bytes().decode()
+    assert sorted(table.index) == sorted(one_line(path) for path in corpus[1])
+    for path, reason in corpus[1].items():
+        row = table.loc[one_line(path)]
+        assert row["status"] == ("rejected" if reason else "ok")
+        assert pd.isna(row["place"]) == bool(reason)
+        assert not reason or row["reason"].startswith(reason)
+    assert "<img src=x" not in page and "&lt;img src=x" in page
+
+
 def test_no_cell_is_a_formula_and_no_line_is_broken(outcome):
     work, out, err = outcome
-    for name in ("hostile.csv", "overlap.csv"):
+    for name in ("hostile.csv", "overlap.csv", "worklist.csv"):
         text = (work / name).read_bytes().decode()  # valid UTF-8
         cells = pd.read_csv(work / name, dtype=str, keep_default_na=False).to_numpy().ravel()
         assert text and not [c for c in cells if c[:1] in "=+-@\t\r" and c and not number(c)]
@@ -116,9 +130,9 @@ def number(cell: str) -> bool:
 def test_overlap_finds_the_films_under_every_name(outcome, corpus):
     root, expected = corpus
     table = runs.read_csv(outcome[0] / "overlap.csv")
-    names = [path_text(path.relative_to(root / "hostile")) for path in expected]
+    names = [one_line(path.relative_to(root / "hostile")) for path in expected]
     assert set(table["path_in_b"]) <= set(names)
-    copies = {path_text(os.fsdecode(name)) for name in hostile.NAMES}
+    copies = {one_line(os.fsdecode(name)) for name in hostile.NAMES}
     assert copies <= set(table["path_in_b"])
     assert "could not be read as images" in outcome[1]
 
