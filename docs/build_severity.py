@@ -51,8 +51,8 @@ def tables() -> str:
         f"{fresh['chance_film']:.3f}, lungs {fresh['chance_lungs']:.3f}) | {with_interval(game)} | "
         f"{game['n']} |",
         "",
-        f"**real: {real['source']}**, from weights `phantom`, no outside weights; the mean of "
-        f"{len(real['commands'])} cross-validation(s)",
+        f"**real: {real['source']}**, from weights `phantom` by way of `radiography` without the "
+        "films that stand in both collections; no outside weights",
         "",
         "```sh",
         *real["commands"],
