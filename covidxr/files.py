@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from covidxr import InputError
+
+if TYPE_CHECKING:  # the command line imports this module, and must not wait for pandas
+    import pandas as pd
 
 try:
     import fcntl
@@ -46,6 +48,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole; InputError where it cannot be written."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_tensors(path: Path, tensors: dict, metadata: dict[str, str]) -> None:
+    """Write a safetensors file as a whole; InputError where it cannot be written."""
+    from safetensors import SafetensorError  # here, since PyTorch takes long to load
+    from safetensors.torch import save_file
+
+    with whole(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def make_folder(path: Path) -> None:
@@ -110,7 +124,7 @@ def one_line(text) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
     """Write a table as a whole: a row is a line of UTF-8, and no text begins like a formula.
 
     Text that begins with =, +, -, @ or a tabulator gets an apostrophe before it, which `restored`
@@ -119,7 +133,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, _each_text(table, _harmless).to_csv(index=False))
 
 
-def restored(table: pd.DataFrame) -> pd.DataFrame:
+def restored(table: "pd.DataFrame") -> "pd.DataFrame":
     """A table that was read from what `write_csv` wrote, without its apostrophes."""
     plain = _each_text(
         table, lambda cell: cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
@@ -131,8 +145,10 @@ def _harmless(cell: str) -> str:
     return ("'" if FORMULA.match(cell) else "") + one_line(cell)
 
 
-def _each_text(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    def changed(column: pd.Series) -> pd.Series:
+def _each_text(table: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame":
+    import pandas as pd
+
+    def changed(column):
         cells = [change(cell) if isinstance(cell, str) else cell for cell in column]
         return pd.Series(cells, column.index, object)
 

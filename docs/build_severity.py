@@ -1,4 +1,4 @@
-"""Write the README's severity block from docs/results/fresh.json and covidxr/results/severity.json."""
+"""Write the README's severity block from fresh.json and severity.json."""
 
 import json
 
@@ -63,7 +63,7 @@ def tables() -> str:
         "",
         "Readers among themselves: r 0.87 (Brixia score, two readers, 192 films; computed from the "
         "public annotations of Signoroni et al., 2021). Best published with a backbone trained on "
-        "seven outside collections: extent r 0.81, MAE 1.14 on the same films (Cohen et al., 2020).",
+        "seven outside collections: extent r 0.81, MAE 1.14 on these films (Cohen et al., 2020).",
     ]
     return "\n".join(lines)
 

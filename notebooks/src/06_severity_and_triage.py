@@ -16,11 +16,12 @@
 # tool, not a medical device.*
 
 # %%
-# On Colab this installs the course's package; elsewhere it is installed already.
+# Installs the course's package where it is missing, as on Colab and on Kaggle (Internet on).
 import subprocess
 import sys
+from importlib.util import find_spec
 
-if "google.colab" in sys.modules:
+if find_spec("covidxr") is None:
     package = "git+https://github.com/covidxr/covidxr"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
@@ -29,6 +30,7 @@ import json
 from importlib.resources import files
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from covidxr import plots, progression, runs, severity, splits, triage, waiting, worklist
@@ -252,7 +254,7 @@ for row in real["rows"]:
 # ## Check yourself
 #
 # 1. r is 0.95 and the MAE 2.0. What kind of error is that, and can it be mended?
-# 2. The mean wait is the same in every order. What then does the figure of waits not show?
+# 2. The mean wait is the same in every order. What does the figure of waits *not* show?
 # 3. A patient's extent goes from 3.0 to 3.6, the limit is 1.1. What do you say?
 # 4. Why is SEM taken from changes within patients and not from all errors?
 #
@@ -267,9 +269,78 @@ for row in real["rows"]:
 #
 # ## Exercises
 #
-# 1. Halve the arrivals (`waiting.Load`). What is the order worth in an idle room?
-# 2. Send every film to a person (`triage.Rules(min_probability=1.0)`). What is left of triage?
-#
+# One to predict, one to write, one to find out; the cell below a solution checks it. They use made-
+# up films. Copies without solutions: `make student`.
+
+# %%
+rng = np.random.default_rng(6)
+sick = rng.integers(0, 9, 300).astype(float)  # true extents
+urgent = sick + rng.normal(0, 2, 300)  # a model's urgencies
+
+# %% [markdown]
+# **1. Change one line.** Half as many films arrive. Will the order be worth more minutes to the
+# sickest, or fewer? Predict; then compute `busy` and `idle`, the minutes that the model's order
+# saves them against first come first served, at the default load and at half of its arrivals.
+
+
+# %% tags=["solution"]
+def saved(load):
+    """Minutes saved for the sickest tenth by the model's order, mean of 200 runs."""
+    minutes = waiting.simulate(sick, urgent, load, n_runs=200)
+    return (minutes["first come"] - minutes["model"]).mean()
+
+
+busy, idle = saved(waiting.Load()), saved(waiting.Load(films_per_hour=6.75))
+print(f"saved: {busy:.1f} minutes in the busy room, {idle:.1f} in the idle one")
+
+# %% tags=["check"]
+assert busy is not ... and busy > 0, "first come first served minus the model's order"
+assert 0 < idle < busy, "who waits where the reader is free?"
+assert idle < 5, "halve films_per_hour, leave the rest as it is"
+
+# %% [markdown]
+# **2. Call a change.** Write `call(before, after, sem)`: "worse", "better" or "stable" for two
+# films, where a change counts above the smallest detectable change.
+
+
+# %% tags=["solution"]
+def call(before, after, sem):
+    """What two extents of a patient say, given the standard error of measurement."""
+    if abs(after - before) <= progression.smallest_change(sem):
+        return "stable"
+    return "worse" if after > before else "better"
+
+
+print(call(3.0, 3.6, sem=0.4), call(3.0, 5.0, sem=0.4), call(5.0, 3.0, sem=0.4))
+
+# %% tags=["check"]
+assert call(3.0, 3.6, 0.4) == "stable", "0.6 is less than measuring alone may do"
+assert call(3.0, 5.0, 0.4) == "worse", "a larger extent is a sicker lung"
+assert call(5.0, 3.0, 0.4) == "better", "mind the sign"
+assert call(3.0, 5.0, 1.0) == "stable", "the limit grows with the standard error"
+
+# %% [markdown]
+# **3. Find out.** A good mean can hide the few whom triage harms. Write `harmed(sick, urgent)`: how
+# many of the sickest tenth (by `sick`, ties by position) stand in the lower half of the worklist.
+
+
+# %% tags=["solution"]
+def harmed(sick, urgent):
+    """Films of the sickest tenth that are read in the second half."""
+    sickest = np.argsort(-sick, kind="stable")[: len(sick) // 10]
+    place = np.argsort(np.argsort(-urgent, kind="stable"))
+    return int((place[sickest] >= len(sick) / 2).sum())
+
+
+print(f"harmed: {harmed(sick, urgent)} by the model, {harmed(sick, -sick)} by the wrong order")
+
+# %% tags=["check"]
+assert harmed(sick, sick) == 0, "the perfect order harms none of them"
+assert harmed(sick, -sick) == 30, "the reverse of it harms them all"
+few, late = np.array([8.0] + 19 * [0.0]), np.arange(20.0)
+assert harmed(few, late) == 1 and harmed(few, -late) == 0, "place 1 is the most urgent"
+
+# %% [markdown]
 # ## References
 #
 # - Cohen J. P. et al. (2020). Predicting COVID-19 pneumonia severity on chest X-ray with deep
