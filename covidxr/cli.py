@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated
 
@@ -79,12 +79,17 @@ def check_out(out: Path | None) -> None:
 
 
 def takes_config(command: Callable) -> Callable:
-    """Give a command one option for every field of TrainConfig, and `--name` of the run."""
+    """Give a command one option for every field of TrainConfig, and `--name` of the run.
+
+    The command takes the configuration, the run folder and, by name, options of its own.
+    """
+    own = [p for p in signature(command).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
     def run(name: str | None, **options) -> None:
-        command(TrainConfig(**options), name and Path("runs") / name)
+        more = {option.name: options.pop(option.name) for option in own}
+        command(TrainConfig(**options), name and Path("runs") / name, **more)
 
-    parameters = [Parameter("name", Parameter.KEYWORD_ONLY, default=None, annotation=Name)]
+    parameters = [Parameter("name", Parameter.KEYWORD_ONLY, default=None, annotation=Name), *own]
     for option in fields(TrainConfig):
         annotation = Annotated[option.type, typer.Option(help=option.metadata["help"])]
         parameters.append(
@@ -100,11 +105,16 @@ def takes_config(command: Callable) -> Callable:
 
 @app.command()
 @takes_config
-def train(config: TrainConfig, folder: Path | None) -> None:
+def train(
+    config: TrainConfig,
+    folder: Path | None,
+    *,
+    resume: Annotated[bool, typer.Option(help="go on with a training that was cut off")] = False,
+) -> None:
     """Train a ResNet18 and write a run folder; the test split stays closed."""
     from covidxr import runs
 
-    print(runs.train(config, folder))
+    print(runs.train(config, folder, resume=resume))
 
 
 @app.command()

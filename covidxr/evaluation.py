@@ -266,7 +266,7 @@ def crossval(config: TrainConfig, run: Path | None = None) -> tuple[Path, dict]:
         fold_config, fold_run = replace(config, test_fold=fold), run / f"fold-{fold}"
         fold_data = split(data, fold_config)
         if not (fold_run / "model.safetensors").exists():
-            train(fold_config, fold_run, fold_data)
+            train(fold_config, fold_run, fold_data, resume=True)
         folds.append(evaluate(fold_run, fold_data)["metrics"])
         manifest = fold_data.manifest
         manifests.append(manifest[manifest["split"] == "test"])

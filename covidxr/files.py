@@ -50,6 +50,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def write_tensors(path: Path, tensors: dict, metadata: dict[str, str]) -> None:
+    """Write a safetensors file as a whole; InputError where it cannot be written."""
+    from safetensors import SafetensorError  # here, since PyTorch takes long to load
+    from safetensors.torch import save_file
+
+    with whole(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it; InputError where that is not allowed."""
     try:

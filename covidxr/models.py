@@ -1,7 +1,6 @@
 """ResNet18 for one-channel radiographs: weights by name, checkpoints without pickle."""
 
 import json
-import os
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +8,7 @@ from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -17,12 +16,13 @@ from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from covidxr import InputError
+from covidxr.files import write_tensors
 from covidxr.loaders import as_float
+from covidxr.metadata import parse
 
 # Mean over the colour channels of the ImageNet statistics that torchvision's weights expect.
 MEAN, STD = 0.449, 0.226
 SHIPPED = Path(__file__).with_name("weights") / "phantom.safetensors"
-REQUIRED_METADATA = ("classes", "image_size", "normalisation", "temperature")
 
 
 class XrayResNet18(ResNet):
@@ -165,15 +165,9 @@ def _checkpoint_state(weights: str) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(path, model: nn.Module, metadata: dict) -> None:
-    """Write weights and metadata as safetensors, under a temporary name, then rename."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Write weights and metadata as a whole; InputError where they cannot be written."""
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    try:
-        save_file(state, temporary, metadata={"covidxr": json.dumps(metadata)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(Path(path), state, {"covidxr": json.dumps(metadata)})
 
 
 def load_checkpoint(path) -> tuple[XrayResNet18, dict]:
@@ -181,23 +175,22 @@ def load_checkpoint(path) -> tuple[XrayResNet18, dict]:
 
     Raises:
         InputError: no such file, not safetensors (a pickle can run code and is refused),
-            not a covidxr checkpoint, or tensors that do not fit a ResNet18 of these classes.
+            not a covidxr checkpoint of this version, or tensors that do not fit a ResNet18 of
+            these classes.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no checkpoint here; train one with `python -m covidxr train`")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("covidxr", "{}"))
+            text = (file.metadata() or {}).get("covidxr")
             state = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path}: not a safetensors file ({error}); pickled weights are refused because "
             "loading them can run code"
         ) from error
-    missing = [key for key in REQUIRED_METADATA if key not in metadata]
-    if missing:
-        raise InputError(f"{path}: not a covidxr checkpoint, its metadata lacks {missing}")
+    metadata = parse(path, text, scored="severity.weight" in state)
     with torch.device("meta"):  # no memory, and no random numbers that the file would replace
         model = XrayResNet18(len(metadata["classes"]), severity="severity.weight" in state)
     shapes = {key: value.shape for key, value in model.state_dict().items()}
@@ -208,6 +201,8 @@ def load_checkpoint(path) -> tuple[XrayResNet18, dict]:
             f"{path}: {len(wrong)} tensors do not fit a ResNet18 with classes "
             f"{metadata['classes']}, the first is {wrong[0]}; train it again"
         )
+    if not all(value.isfinite().all() for value in state.values()):
+        raise InputError(f"{path}: some of its weights are not finite numbers; train it again")
     model.to_empty(device="cpu").load_state_dict(state)
     return model.to(memory_format=torch.channels_last).eval(), metadata
 

@@ -7,6 +7,7 @@ predictions_test.csv, metrics.json and figures/ from the one opening of the test
 import hashlib
 import itertools
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch
 from accelerate import PartialState
 
 from covidxr import InputError, __version__, calibration, datasets, severity, splits
-from covidxr.files import make_folder, one_line, restored, write_csv, write_text
+from covidxr.files import held, one_line, restored, write_csv, write_text
 from covidxr.loaders import XrayDataset, decode, make_loader, read_squares
+from covidxr.metadata import FORMAT
 from covidxr.models import (
     build_model,
     fold_batch_norm,
@@ -27,6 +29,7 @@ from covidxr.models import (
     load_weights,
     save_checkpoint,
 )
+from covidxr.resume import Keeper, states_in
 from covidxr.training import TrainConfig, choose_compute, fit, gather, predict, set_seed
 
 RUNS = Path("runs")
@@ -96,32 +99,58 @@ def run_name(config: TrainConfig) -> str:
     return f"{config.dataset}-{recipe}-{digest[:8]}"
 
 
-def train(config: TrainConfig, run: Path | None = None, data: Data | None = None) -> Path:
+def train(
+    config: TrainConfig, run: Path | None = None, data: Data | None = None, resume: bool = False
+) -> Path:
     """Train and write a run folder; the test split stays closed.
 
     Below `accelerate launch` all processes train together and the first one writes.
 
+    Args:
+        resume: go on after the last finished epoch of a training that was killed, to the same
+            weights; what is finished is left as it is.
+
     Raises:
-        InputError: bad configuration or data, weights that cannot be had, or a finished run
-            already in that folder.
+        InputError: bad configuration or data, weights that cannot be had, a run already in that
+            folder, or another process at work there.
     """
     run = Path(run or RUNS / run_name(config))
     if (run / "model.safetensors").exists():
+        if resume:
+            return run
         raise InputError(f"{run}: holds a finished run; choose another name or delete it")
     load_weights(config.weights)  # weights that cannot be had stop here: nothing is written yet
     compute = choose_compute(config.precision)
     with PartialState().main_process_first():  # the others find its image cache
         data = data or prepare(config)
-    make_folder(run)
+    with held(run) if compute.rank == 0 else nullcontext():
+        if states_in(run) and not resume:
+            raise InputError(
+                f"{run}: holds a training that was cut off; go on with --resume, choose another "
+                "name, or delete it"
+            )
+        _train(run, config, data, compute)
+    PartialState().wait_for_everyone()
+    return run
+
+
+def _train(run: Path, config: TrainConfig, data: Data, compute) -> None:
     set_seed(config.seed)
     model = build_model(len(data.classes), config.weights, severity=data.scores is not None)
-    history = fit(model, data.part("train"), data.part("val"), config, compute)
+    keeper = Keeper(run, identity(config, data, compute), compute.rank)
+    history = fit(model, data.part("train"), data.part("val"), config, compute, keeper)
     val_loader = make_loader(data.part("val"), 64, shard=compute.shard)
     outputs = predict(model, val_loader, compute, model.outputs)
     if compute.rank == 0:
         _save(run, config, data, model, history, outputs, compute)
-    PartialState().wait_for_everyone()
-    return run
+        keeper.clear()
+
+
+def identity(config: TrainConfig, data: Data, compute) -> dict:
+    """What a training that goes on must have in common with the one that was cut off."""
+    options = asdict(config)
+    del options["data_dir"]  # the folder may have moved, its images are those of the fingerprint
+    return options | {"images": fingerprint(data.manifest), "processes": compute.processes}
 
 
 def _save(run: Path, config: TrainConfig, data: Data, model, history, outputs, compute) -> None:
@@ -144,18 +173,22 @@ def _save(run: Path, config: TrainConfig, data: Data, model, history, outputs, c
 
 
 def find_or_train(config: TrainConfig, data: Data | None = None) -> Path:
-    """The run of this configuration if an earlier notebook made it, else train it now."""
+    """The run of this configuration if an earlier notebook made it, else train it now.
+
+    A training that was cut off goes on.
+    """
     run = RUNS / run_name(config)
     if (run / "model.safetensors").exists():
         print(f"found {run.name}")
         return run
     print(f"no run {run.name} yet: training it now")
-    return train(config, run, data)
+    return train(config, run, data, resume=True)
 
 
 def metadata(config: TrainConfig, data: Data) -> dict:
     """What a checkpoint carries beside its weights and what was fitted on validation."""
     return {
+        "format": FORMAT,
         "classes": data.classes,
         "image_size": config.image_size,
         "normalisation": "grey / 255, then (x - 0.449) / 0.226",

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from covidxr.config import TrainConfig
 from covidxr.loaders import Augment, XrayDataset, class_weights, make_loader
 from covidxr.models import AllHeads, HeadsAlone, XrayResNet18
+from covidxr.resume import Keeper
 from covidxr.severity import HIGHEST, OUTPUTS, JointLoss, mean_error
 
 
@@ -177,11 +178,15 @@ def fit(
     val_set: XrayDataset,
     config: TrainConfig,
     compute: Compute | None = None,
+    keeper: Keeper | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place and leave it with the weights of its best validation epoch.
 
     The score that decides is macro-F1 on the validation split; of a model that scores severity,
     less the mean error of extent as a share of its range.
+
+    Args:
+        keeper: keeps the state after every epoch, and gives back that of a killed training.
 
     Returns:
         history, one row per epoch: epoch, lr, train_loss, val_loss, val_macro_f1, and
@@ -192,7 +197,7 @@ def fit(
     if not config.freeze:
         augment = Augment() if config.augment else None
         network = model if model.severity is None else AllHeads(model)
-        return _fit(network, train_set, val_set, config, compute, augment)
+        return _fit(network, train_set, val_set, config, compute, augment, keeper)
     # A frozen backbone gives every image the same features each time: compute them once.
     train_set, val_set = (
         XrayDataset(
@@ -202,10 +207,10 @@ def fit(
         )
         for part in (train_set, val_set)
     )
-    return _fit(HeadsAlone(model), train_set, val_set, config, compute, augment=None)
+    return _fit(HeadsAlone(model), train_set, val_set, config, compute, None, keeper)
 
 
-def _fit(network, train_set, val_set, config, compute, augment) -> pd.DataFrame:
+def _fit(network, train_set, val_set, config, compute, augment, keeper) -> pd.DataFrame:
     loss_fn = make_loss(train_set, config).to(compute.device)
     balanced = config.imbalance == "balanced_sampler"
     loader = make_loader(
@@ -214,9 +219,12 @@ def _fit(network, train_set, val_set, config, compute, augment) -> pd.DataFrame:
     val_loader = make_loader(val_set, 64, shard=compute.shard)
     optimizer = make_optimizer(network, config)
     scheduler = make_scheduler(optimizer, config.epochs * len(loader), config.warmup)
+    parts = network, optimizer, scheduler, loader.generator
+    history, best_state = keeper.load(*parts) if keeper else ([], None)
     parallel = Accelerator().prepare_model(network) if compute.processes > 1 else network
-    history, best_score, best_state = [], -math.inf, None
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(len(history) + 1, config.epochs + 1):
+        if history and epoch - 1 - best_epoch(history) >= config.patience:
+            break
         row = {"epoch": epoch, "lr": scheduler.get_last_lr()[0]}
         row["train_loss"] = train_one_epoch(
             parallel, loader, loss_fn, optimizer, scheduler, augment, compute
@@ -225,13 +233,21 @@ def _fit(network, train_set, val_set, config, compute, augment) -> pd.DataFrame:
         row |= validate(network, val_loader, compute)
         history.append(row)
         report_epoch(config.epochs, **row)
-        score = row["val_macro_f1"] - row.get("val_extent_mae", 0) / HIGHEST["extent"]
-        if score > best_score:
-            best_score, best_epoch, best_state = score, epoch, deepcopy(network.state_dict())
-        elif epoch - best_epoch >= config.patience:
-            break
+        if best_epoch(history) == epoch:
+            best_state = deepcopy(network.state_dict())
+        if keeper:
+            keeper.save(*parts, history, best_state)
     network.load_state_dict(best_state)
     return pd.DataFrame(history)
+
+
+def best_epoch(history: list[dict]) -> int:
+    """The first of those with the best score on the validation split."""
+
+    def score(row: dict) -> float:
+        return row["val_macro_f1"] - row.get("val_extent_mae", 0) / HIGHEST["extent"]
+
+    return max(history, key=score)["epoch"]
 
 
 def make_loss(train_set: XrayDataset, config: TrainConfig) -> nn.Module:
