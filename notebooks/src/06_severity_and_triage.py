@@ -337,7 +337,7 @@ print(f"harmed: {harmed(sick, urgent)} by the model, {harmed(sick, -sick)} by th
 # %% tags=["check"]
 assert harmed(sick, sick) == 0, "the perfect order harms none of them"
 assert harmed(sick, -sick) == 30, "the reverse of it harms them all"
-few, late = np.array([8.0] + 19 * [0.0]), np.arange(20.0)
+few, late = np.array([8.0] + 9 * [0.0]), np.arange(10.0)
 assert harmed(few, late) == 1 and harmed(few, -late) == 0, "place 1 is the most urgent"
 
 # %% [markdown]
