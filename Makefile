@@ -13,12 +13,14 @@ DATA_DIR ?=
 WEIGHTS ?=
 EPOCHS ?=
 IMAGE_SIZE ?=
+RESUME ?=
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo
 	@echo "run-all takes DATASET=phantom|radiography|cohen|folder DATA_DIR=<folder>"
 	@echo "              WEIGHTS=phantom|imagenet|none|<checkpoint> EPOCHS=<n> IMAGE_SIZE=<pixels>"
+	@echo "              RESUME=1 to go on at the notebook that failed"
 
 setup: $(READY) ## create .venv and install everything into it
 
@@ -31,7 +33,8 @@ $(READY): requirements.txt pyproject.toml
 
 run-all: $(READY) ## run all notebooks in order into runs/notebooks/<dataset>/
 	$(BIN)/python notebooks/run.py "dataset=$(DATASET)" "data_dir=$(DATA_DIR)" \
-		"weights=$(WEIGHTS)" "epochs=$(EPOCHS)" "image_size=$(IMAGE_SIZE)"
+		"weights=$(WEIGHTS)" "epochs=$(EPOCHS)" "image_size=$(IMAGE_SIZE)" \
+		$(if $(RESUME),--resume)
 
 test: lint test-package test-notebooks ## ruff, pytest, and nbval over the stored notebooks
 
@@ -47,6 +50,20 @@ test-notebooks: $(READY) ## nbval in one empty folder, against the built wheel
 
 test-alone: $(READY) ## nbval of each notebook in an empty folder of its own
 	$(BIN)/python notebooks/check.py --alone
+
+test-faults: $(READY) ## kills at random moments, full disk, vanished data (several minutes)
+	$(BIN)/python -m pytest -m faults tests/test_faults.py
+
+fuzz: $(READY) ## coverage-guided fuzzing of image and metadata readers (MINUTES=10 of each)
+	$(BIN)/python -m pip install --quiet --requirement fuzz/requirements.txt
+	$(BIN)/python fuzz/run.py $(MINUTES)
+
+audit: $(READY) ## look up every installed dependency in the advisory database (needs network)
+	$(BIN)/python -m pip install --quiet --requirement tools/audit-requirements.txt
+	$(BIN)/python tools/audit.py
+
+test-lowest: ## the test suite with the lowest versions that the ranges admit, in .venv-lowest/
+	$(PYTHON) tools/lowest.py $(LOWEST)
 
 notebooks: $(READY) ## build and execute the stored notebooks from notebooks/src/
 	$(BIN)/python notebooks/build.py $(NOTEBOOKS)
@@ -88,5 +105,5 @@ format: $(READY) ## let ruff format and fix the code
 clean: ## remove the virtual environment and build products; data/ and runs/ stay
 	rm -rf .venv build dist *.egg-info
 
-.PHONY: help setup run-all test lint test-package test-notebooks test-alone notebooks student \
-	book slides test-book bench pretrain readme format clean
+.PHONY: help setup run-all test lint test-package test-notebooks test-alone test-faults fuzz audit \
+	test-lowest notebooks student book slides test-book bench pretrain readme format clean

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -229,3 +230,29 @@ def test_first_figure_on_a_machine_like_colab():
     assert done.returncode == 0, done.stderr
     assert re.search(r"first figure after \d+ s", done.stdout)
     assert "written in the working folder: data, runs" in done.stdout
+
+
+def test_run_all_goes_on_at_the_notebook_that_failed(small_notebook, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    second = tmp_path / "02_second.ipynb"
+    content = small_notebook.read_text()
+    second.write_text(content.replace("epochs < 5", "False"))
+    run = load_tool("run")
+    with pytest.raises(SystemExit, match="02_second.*\n.*make run-all RESUME=1"):
+        run.main(["epochs=3"], [small_notebook, second])
+    second.write_text(content)
+    capsys.readouterr()
+    run.main(["epochs=3", "--resume"], [small_notebook, second])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["01_small.ipynb: executed before", "02_second.ipynb"]
+    times = json.loads(Path("runs/notebooks/phantom/times.json").read_text())
+    assert list(times) == ["01_small.ipynb", "02_second.ipynb"]
+    executed = []
+    monkeypatch.setattr(run, "run", lambda notebook, *_: executed.append(notebook.stem))
+    run.main(["epochs=3", "--resume"], [small_notebook, second])
+    assert executed == []
+    run.main(["epochs=4", "--resume"], [small_notebook])
+    small_notebook.write_text(content.replace("too many", "many"))
+    run.main(["epochs=3", "--resume"], [small_notebook, second])
+    run.main(["epochs=3"], [second])
+    assert executed == ["01_small", "01_small", "02_second"]
