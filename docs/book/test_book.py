@@ -83,6 +83,7 @@ def address(serve):
 def tab(request, browser):
     """A page in light or dark mode, with the complaints and the requests that it makes."""
     tab = browser.new_page(color_scheme=request.param, viewport=DESK)
+    tab.set_default_timeout(120_000)  # ms, for a busy machine
     tab.scheme, tab.complaints, tab.requests = request.param, [], []
     tab.on("console", lambda m: m.type == "error" and tab.complaints.append(m.text))
     tab.on("pageerror", lambda error: tab.complaints.append(str(error)))

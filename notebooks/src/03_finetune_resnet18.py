@@ -122,7 +122,7 @@ augment = Augment()
 # - `backward` computes how each parameter should change, `step` changes it;
 # - `model.eval()` switches to the running ones, and `no_grad` saves the bookkeeping.
 
-# %% tags=["slide"]
+# %% tags=["slide-code"]
 losses = []
 model.train()
 for images, targets in train_loader:
