@@ -183,39 +183,12 @@ def results_table() -> str:
         if read_audit(result):
             lines += ["", read_audit(result)]
         parts.append("\n".join(lines))
-    parts.append(pointing())
     parts.append(
         "Intervals are the middle 95% of 2,000 bootstrap resamples of patients or near-duplicate "
         "groups, for the calibration error mirrored at its value. n is what the figure is a share "
         "of; for AUROC the number of COVID films."
     )
     return "\n\n".join(parts)
-
-
-def pointing() -> str:
-    """The pointing game of notebook 05's maps on phantoms of a new seed."""
-    result = json.loads((RESULTS / "pointing.json").read_text())
-    game = result["pointing_game"]
-    return (
-        f"**Does it look at the disease?** On {result['films']} synthetic phantoms of a new seed, "
-        "the highest pixel of notebook 05's maps "
-        f"({result['size']} px, {result['layers']}, chosen on validation) lies on the lesion in "
-        f"{with_interval(game)} of the {game['n']} correctly detected films; a random point of the "
-        f"film does in {result['chance_film']:.3f}, one within the lungs in "
-        f"{result['chance_lungs']:.3f}. `python docs/pointing.py` makes this figure."
-    )
-
-
-def repository() -> str:
-    """The project's address, which stands in pyproject.toml alone."""
-    text = (ROOT / "pyproject.toml").read_text()
-    return re.search(r'^Repository = "(.+)"$', text, re.MULTILINE)[1]
-
-
-def minutes_to_read(notebook) -> float:
-    """Minutes that the text of a notebook takes at WORDS_A_MINUTE."""
-    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    return sum(len(text.split()) for text in texts) / WORDS_A_MINUTE
 
 
 def notebooks_table() -> str:
