@@ -191,6 +191,18 @@ def results_table() -> str:
     return "\n\n".join(parts)
 
 
+def repository() -> str:
+    """The project's address, which stands in pyproject.toml alone."""
+    text = (ROOT / "pyproject.toml").read_text()
+    return re.search(r'^Repository = "(.+)"$', text, re.MULTILINE)[1]
+
+
+def minutes_to_read(notebook) -> float:
+    """Minutes that the text of a notebook takes at WORDS_A_MINUTE."""
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return sum(len(text.split()) for text in texts) / WORDS_A_MINUTE
+
+
 def notebooks_table() -> str:
     """Number, question, times and badge of every notebook, from its source."""
     measured = RESULTS / "times.json"

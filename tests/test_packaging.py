@@ -183,3 +183,16 @@ def test_checklist_answers_every_item():
     assert items[:44] == [str(number) for number in range(1, 45)]
     assert len(items[44:]) == len(set(items[44:])) == 52
     assert {int(item.rstrip("abcdefg")) for item in items[44:]} == set(range(1, 28))
+
+
+def test_severity_in_the_readme_and_the_weights_card_are_what_the_scripts_write(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "docs"))
+    severity, weights = (
+        importlib.import_module(name) for name in ("build_severity", "build_weights")
+    )
+    readme, card = ((REPO / path).read_text() for path in ("README.md", "docs/WEIGHTS.md"))
+    assert (
+        "extent, MAE" in readme and severity.fill(readme, "severity", severity.tables()) == readme
+    )
+    assert weights.fill(card, "history", weights.history()) == card
+    assert weights.fill(card, "comparison", weights.comparison()) == card
