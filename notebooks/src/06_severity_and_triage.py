@@ -133,11 +133,13 @@ ward = triage.order(found.assign(truth=films["extent"]))
 asked = ward["to_person"].notna()
 ax = plots.triage(ward, ward["truth"], title=f"{asked.sum()} of {len(ward)} films go to a person")
 plots.mark_synthetic(ax, dataset)
-print(ward.loc[asked, "to_person"].str.split(":").str[0].value_counts().to_string())
+for reason, count in ward.loc[asked, "to_person"].str.split(":").str[0].value_counts().items():
+    print(f"{reason}: {count} films")
 
 # %% [markdown]
 # Read from left to right: the sickest films should stand first. Look for full dots high up on the
 # right: sick films that the model was sure about and placed late are the ones that triage harms.
+# Few films or none go to a person where films are as easy as these; on real ones expect many.
 #
 # ## Minutes waited by the sickest
 #
