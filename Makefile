@@ -59,10 +59,12 @@ fuzz: $(READY) ## coverage-guided fuzzing of image and metadata readers (MINUTES
 	$(BIN)/python fuzz/run.py $(MINUTES)
 
 audit: $(READY) ## look up every installed dependency in the advisory database (needs network)
-	$(BIN)/python -m pip install --quiet --requirement tools/audit-requirements.txt
-	$(BIN)/python tools/audit.py
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --requirement tools/audit-requirements.txt
+	.venv-audit/bin/python tools/audit.py \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
-test-lowest: ## the test suite with the lowest versions that the ranges admit, in .venv-lowest/
+test-lowest: ## pytest with the lowest versions that the ranges admit (LOWEST=--own-torch)
 	$(PYTHON) tools/lowest.py $(LOWEST)
 
 notebooks: $(READY) ## build and execute the stored notebooks from notebooks/src/

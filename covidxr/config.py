@@ -1,5 +1,6 @@
 """Every choice of a training run in one flat object; its fields are the options of `train`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 from covidxr import InputError
@@ -39,22 +40,31 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            value, low, high = (
-                getattr(self, option.name),
-                option.metadata["low"],
-                option.metadata["high"],
-            )
-            if option.name == "test_fold":
-                high = self.folds - 1
-            if value is None or low is None:
+            value, (expected, holds) = getattr(self, option.name), self._rule(option)
+            if value is None and option.default is None:
                 continue
-            if isinstance(value, str) or not low <= value <= high:
-                raise InputError(f"{option.name}: found {value}, expected {low} to {high}")
+            if not holds(value):
+                raise InputError(f"{option.name}: found {value}, expected {expected}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"{name}: found {getattr(self, name)!r}, expected one of {choices}"
                 )
+
+    def _rule(self, option) -> tuple[str, Callable]:
+        """What is expected of an option, in words and as a test."""
+        low, high = option.metadata["low"], option.metadata["high"]
+        if low is None:
+            kind, name = (bool, "true or false") if option.type is bool else (str, "text")
+            return name, lambda value: isinstance(value, kind)
+        high = self.folds - 1 if option.name == "test_fold" else high
+        number = int if option.type is int else int | float
+        return (
+            f"{low} to {high}",
+            lambda value: (
+                isinstance(value, number) and not isinstance(value, bool) and low <= value <= high
+            ),
+        )
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainConfig":

@@ -7,10 +7,11 @@ A source is chosen by name and never replaced by another. Reading changes nothin
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -28,6 +29,7 @@ MANIFEST_DTYPES = (
 MASK_FOLDERS = {"masks": "lung_mask_path", "lesions": "lesion_mask_path"}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm")
 MIN_IMAGES_PER_CLASS = 5
+MAX_SHEET = 200 * 10**6  # bytes of a workbook when unpacked
 LUNG_BOXES, BOX = "lung-bounding-boxes.csv", ("x", "y", "width", "height")
 VIRAL = "Viral Pneumonia"
 
@@ -159,6 +161,7 @@ def load(
     else:
         manifest, root = {"phantom": _phantom, "cohen": _cohen, "folder": _folder}[name](folder)
     check_manifest(manifest, f"{name} in {root}")
+    _check_paths(manifest, root)
     return manifest, root
 
 
@@ -177,6 +180,22 @@ def check_manifest(manifest: pd.DataFrame, where: str) -> None:
             f"{where}: {found} images, expected at least {MIN_IMAGES_PER_CLASS} in every class; "
             "add images or remove the class"
         )
+
+
+def _check_paths(manifest: pd.DataFrame, root: Path) -> None:
+    """Raise ``InputError`` where a table names a file outside of its data set."""
+    for column in ("image_path", *MASK_FOLDERS.values()):
+        for path in manifest[column].dropna():
+            if not _is_inside(path):
+                raise InputError(
+                    f"{root}: its table names {path!r}, expected a file below this folder; correct "
+                    "the table"
+                )
+
+
+def _is_inside(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return not parts.is_absolute() and ".." not in parts.parts and "\\" not in path
 
 
 def classes_of(manifest: pd.DataFrame) -> tuple[str, ...]:
@@ -210,7 +229,7 @@ def _phantom(folder: Path | None) -> tuple[pd.DataFrame, Path]:
             f"phantom: {root} has no metadata.csv; expected a folder made by covidxr.phantom, or "
             "none at all: remove it or choose another, and the set is made there"
         )
-    manifest = pd.read_csv(table, dtype=MANIFEST_DTYPES)
+    manifest = _parsed(table, lambda: pd.read_csv(table, dtype=MANIFEST_DTYPES))
     _need_columns(manifest, ("image_path", "label", "patient_id"), table)
     manifest["licence"] = SOURCES["phantom"].licence
     return _manifest(manifest), root
@@ -225,10 +244,12 @@ def _radiography(folder: Path | None, viral_pneumonia: bool) -> tuple[pd.DataFra
     """
     root = find_radiography(folder)
     folders = radiography_folders(root)
-    manifest = _manifest(row for path, label in folders for row in class_rows(root, path, label))
+    found = (row for path, label in folders for row in class_rows(root, path, label))
+    rows, odd = _plain_names(found)
+    manifest = _manifest(rows)
     manifest["licence"] = SOURCES["radiography"].licence
     counts = class_counts(manifest)
-    report = count_differences(counts)
+    report = odd + count_differences(counts)
     if VIRAL in counts and not viral_pneumonia:
         manifest = manifest[manifest["label"] != VIRAL].reset_index(drop=True)
         report.append(f"{counts[VIRAL]} {VIRAL} (children) left out unless asked for")
@@ -272,7 +293,7 @@ def _add_origins(manifest: pd.DataFrame, root: Path) -> list[str]:
     if not sheets:
         return []
     try:
-        table = pd.concat(pd.read_excel(sheet, dtype="string") for sheet in sheets)
+        table = pd.concat(_read_sheet(sheet) for sheet in sheets)
     except ImportError:
         return ["sources not read: pip install openpyxl to read *.metadata.xlsx"]
     _need_columns(table, ("FILE NAME", "URL"), sheets[0])
@@ -356,7 +377,9 @@ def _usable_rows(rows: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, list[str
         "not X-ray": lambda r: r["modality"].eq("X-ray"),
         "not frontal": lambda r: r["view"].isin(FRONTAL_VIEWS),
         "without a usable finding": lambda r: r["label"].notna(),
-        "without a file": lambda r: r["image_path"].map(lambda p: (root / p).is_file()),
+        "without a file": lambda r: r["image_path"].map(
+            lambda p: _is_inside(p) and (root / p).is_file()
+        ),
         "of a repeated file name": lambda r: ~r["image_path"].duplicated(),
     }
     n_rows, dropped = len(rows), []
@@ -441,7 +464,18 @@ def _folder(folder: Path | None) -> tuple[pd.DataFrame, Path]:
             f"folder: no images in {folder / empty[0]}; expected files that end in "
             f"{', '.join(SUFFIXES)}: add images or remove the folder"
         )
-    return _manifest(row for rows in classes.values() for row in rows), folder
+    rows, odd = _plain_names(row for rows in classes.values() for row in rows)
+    _report("folder", odd)
+    return _manifest(rows), folder
+
+
+def _plain_names(rows: Iterable[dict]) -> tuple[list[dict], list[str]]:
+    """The rows whose paths can stand in a table, and a phrase for those left out."""
+    rows = list(rows)
+    plain = [row for row in rows if all(text.isprintable() for text in row.values())]
+    left = len(rows) - len(plain)
+    why = "whose names hold control characters or bytes that are no UTF-8 left out, rename them"
+    return plain, [f"{left} files {why}"] if left else []
 
 
 def class_rows(root: Path, folder: Path, label: str) -> Iterable[dict[str, str]]:
@@ -504,15 +538,36 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
     Versions of the collection are in UTF-8 or, where that fails, in Latin-1.
     """
-    data = path.read_bytes()
+    data = _parsed(path, path.read_bytes)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     while text.startswith("##"):
         text = text.partition("\n")[2]
-    table = pd.read_csv(StringIO(text), dtype="string")
+    table = _parsed(path, lambda: pd.read_csv(StringIO(text), dtype="string"))
     return table.apply(lambda column: column.str.strip().replace("", pd.NA))
+
+
+def _read_sheet(path: Path) -> pd.DataFrame:
+    """The first sheet of a workbook as strings."""
+    with _parsed(path, lambda: zipfile.ZipFile(path)) as packed:
+        unpacked = sum(entry.file_size for entry in packed.infolist())
+    if unpacked > MAX_SHEET:
+        raise InputError(
+            f"{path}: {unpacked / 1e6:,.0f} MB when unpacked, expected at most "
+            f"{MAX_SHEET / 1e6:,.0f} MB; get the data set anew"
+        )
+    return _parsed(path, lambda: pd.read_excel(path, dtype="string"))
+
+
+def _parsed(path: Path, read: Callable):
+    """What `read` gives; InputError where the file is damaged, as found by fuzzing."""
+    try:
+        return read()
+    except (OSError, ValueError, zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
+        raise InputError(f"{path}: cannot be read ({reason}); get the data set anew") from error
 
 
 def _need_columns(table: pd.DataFrame, columns: Iterable[str], path: Path) -> None:

@@ -242,12 +242,18 @@ def read_run(run) -> tuple[TrainConfig, pd.DataFrame]:
         if not (run / name).is_file():
             raise InputError(f"{run}: not a run folder, it has no {name}")
     try:
-        values = json.loads((run / "config.json").read_text())
+        values = json.loads((run / "config.json").read_text(encoding="utf-8"))
         values.pop("compute", None)
         config = TrainConfig.from_dict(values)
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{run}/config.json: damaged ({error}); train the run again") from error
-    return config, read_csv(run / "manifest.csv")
+    try:
+        return config, read_csv(run / "manifest.csv")
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{run}/manifest.csv: damaged ({reason}); train the run again") from error
 
 
 def load_run(run) -> tuple:

@@ -29,6 +29,9 @@ def data_root(tmp_path, monkeypatch):
     return root
 
 
+EMPTY_ZIP = b"PK\5\6" + bytes(18)
+
+
 def fill(folder: Path, names) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -143,7 +146,7 @@ def test_radiography_sources_from_metadata_sheets(tmp_path, monkeypatch):
         + ["https://www.kaggle.com/paultimothymooney/chest-xray-pneumonia"],
     }
     for label in sheets:
-        (root / f"{label}.metadata.xlsx").write_bytes(b"sheet")
+        (root / f"{label}.metadata.xlsx").write_bytes(EMPTY_ZIP)
 
     def read_excel(path, dtype):
         label = path.name.split(".")[0]
@@ -162,7 +165,7 @@ def test_radiography_sources_from_metadata_sheets(tmp_path, monkeypatch):
 def test_radiography_says_that_openpyxl_is_missing(tmp_path, monkeypatch):
     set_counts(monkeypatch, Normal=5, COVID=5)
     root = release(tmp_path / "db", {"COVID": 5, "Normal": 5})
-    (root / "COVID.metadata.xlsx").write_bytes(b"sheet")
+    (root / "COVID.metadata.xlsx").write_bytes(EMPTY_ZIP)
 
     def read_excel(path, dtype):
         raise ImportError("Missing optional dependency 'openpyxl'")

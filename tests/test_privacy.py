@@ -128,7 +128,7 @@ SOURCES = [
         r"torch\.load\b",
         r"\bimport (c?pickle|dill|joblib|shelve|marshal)\b",
         r"allow_pickle\s*=\s*True",
-        r"\beval\(|\bexec\(",
+        r"(?<![\w.])(eval|exec)\(",
         r"shell\s*=\s*True",
         r"getpass|api[_-]?key|kaggle\.json|KAGGLE_KEY|password",
     ],
@@ -139,7 +139,7 @@ def test_nothing_loads_code_or_asks_for_a_key(pattern):
         f"{path.relative_to(REPO)}: {line.strip()[:80]}"
         for path in SOURCES
         for line in code_of(path).splitlines()
-        if re.search(pattern, line, re.IGNORECASE) and "nn.Module.eval" not in line
+        if re.search(pattern, line, re.IGNORECASE)
     ]
     assert found == []
 
