@@ -34,7 +34,7 @@ class Keeper:
         self.run, self.identity, self.rank = Path(run), json.loads(json.dumps(identity)), rank
 
     def save(self, network, optimizer, scheduler, generator, history: list, best: dict | None):
-        """Write the state after an epoch, with the rows so far and, where older, the best weights."""
+        """Write the state after an epoch; `best` are the weights of a better one before it."""
         states = gather_object([random_states(network, generator)])
         if self.rank > 0:
             return
