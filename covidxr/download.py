@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from covidxr import InputError
 from covidxr.datasets import (
     SOURCES,
+    Source,
     class_rows,
     count_differences,
     data_root,
@@ -20,6 +21,7 @@ from covidxr.datasets import (
     load,
     radiography_folders,
 )
+from covidxr.files import held, write_text
 
 
 def download(name: str) -> Path:
@@ -66,14 +68,18 @@ def _download_radiography(root: Path) -> Path:
             f"radiography: the download in {cache} is incomplete, {count_differences(counts)[0]}; "
             "remove that folder and download again"
         )
-    (root / "radiography.txt").write_text(f"{cache}\n", encoding="utf-8")
+    write_text(root / "radiography.txt", f"{cache}\n")
     return cache
 
 
 def _download_cohen(root: Path) -> Path:
     source, target = SOURCES["cohen"], root / "covid-chestxray-dataset"
-    if target.exists():
-        return target
+    with held(root, left=".covid-chestxray-dataset-*"):
+        return target if target.exists() else _fetch_cohen(root, source, target)
+
+
+def _fetch_cohen(root: Path, source: Source, target: Path) -> Path:
+    """Unpack the archive, which holds a checksum of every file, and rename its folder."""
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".covid-chestxray-dataset-") as temporary:
             archive = Path(temporary) / "master.zip.part"

@@ -33,12 +33,12 @@ class Keeper:
     def __init__(self, run: Path, identity: dict, rank: int = 0) -> None:
         self.run, self.identity, self.rank = Path(run), json.loads(json.dumps(identity)), rank
 
-    def save(self, network, optimizer, scheduler, generator, history: list, best: dict) -> None:
-        """Write the state after an epoch, with the rows and the best weights so far."""
+    def save(self, network, optimizer, scheduler, generator, history: list, best: dict | None):
+        """Write the state after an epoch; `best` are the weights of a better one before it."""
         states = gather_object([random_states(network, generator)])
         if self.rank > 0:
             return
-        tensors = named(NETWORK, network.state_dict()) | named(BEST, best)
+        tensors = named(NETWORK, network.state_dict()) | named(BEST, best or {})
         tensors |= named(OPTIMISER, optimizer_tensors(optimizer))
         for number, own in enumerate(states):
             tensors |= named(f"{RANDOM}{number}.", own)
@@ -71,7 +71,7 @@ class Keeper:
             restore_schedule(scheduler, rest["schedule"])
             restore_random(under(f"{RANDOM}{self.rank}.", tensors), network, generator)
             self.tell(f"going on after epoch {len(rest['history'])}")
-            return rest["history"], under(BEST, tensors)
+            return rest["history"], under(BEST, tensors) or under(NETWORK, tensors)
         return [], None
 
     def check(self, path: Path, identity: dict) -> None:

@@ -233,10 +233,11 @@ def _fit(network, train_set, val_set, config, compute, augment, keeper) -> pd.Da
         row |= validate(network, val_loader, compute)
         history.append(row)
         report_epoch(config.epochs, **row)
-        if best_epoch(history) == epoch:
+        is_best = best_epoch(history) == epoch
+        if is_best:
             best_state = deepcopy(network.state_dict())
         if keeper:
-            keeper.save(*parts, history, best_state)
+            keeper.save(*parts, history, None if is_best else best_state)
     network.load_state_dict(best_state)
     return pd.DataFrame(history)
 

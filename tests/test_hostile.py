@@ -59,7 +59,7 @@ def outcome(corpus, tiny_run, tmp_path_factory):
         env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     return work, done.stdout, done.stderr
 

@@ -174,4 +174,4 @@ def test_a_state_is_json_and_tensors(tmp_path, monkeypatch):
     (path,) = states_in(tmp_path / "run")
     tensors, rest = resume.read(path)
     assert rest.keys() == {"identity", "history", "schedule"} and json.dumps(rest)
-    assert {key.split(".")[0] for key in tensors} == {"network", "best", "optimiser", "random"}
+    assert {key.split(".")[0] for key in tensors} == {"network", "optimiser", "random"}
