@@ -52,7 +52,7 @@ def tables() -> str:
         f"{game['n']} |",
         "",
         f"**real: {real['source']}**, from weights `phantom` by way of `radiography` without the "
-        "films that stand in both collections; no outside weights. A cross-validation straight from "
+        "films that stand in both collections; no outside weights. A cross-validation right from "
         "`phantom` was cut off after three folds, since its figures were lower; this look at test "
         "folds prompted the step by `radiography`",
         "",
