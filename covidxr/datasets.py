@@ -5,9 +5,11 @@ A source is chosen by name and never replaced by another. Reading changes nothin
 """
 
 import os
+import struct
 import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import StringIO
@@ -32,6 +34,10 @@ MIN_IMAGES_PER_CLASS = 5
 MAX_SHEET = 200 * 10**6  # bytes of a workbook when unpacked
 LUNG_BOXES, BOX = "lung-bounding-boxes.csv", ("x", "y", "width", "height")
 VIRAL = "Viral Pneumonia"
+DAMAGE = (  # what pandas, openpyxl and zipfile raise for damaged tables; XML's is a SyntaxError
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError),
+    *(EOFError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -562,10 +568,10 @@ def _read_sheet(path: Path) -> pd.DataFrame:
 
 
 def _parsed(path: Path, read: Callable):
-    """What `read` gives; InputError where the file is damaged, as found by fuzzing."""
+    """What `read` gives; InputError where the file is damaged."""
     try:
         return read()
-    except (OSError, ValueError, zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
         raise InputError(f"{path}: cannot be read ({reason}); get the data set anew") from error
 

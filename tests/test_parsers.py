@@ -86,6 +86,7 @@ COHEN = "patientid offset sex age finding went_icu view modality location filena
 CELLS = st.text(max_size=12) | st.sampled_from(["COVID-19", "PA", "X-ray", "a.png", "../a.png"])
 
 
+@pytest.mark.filterwarnings("ignore:cohen")
 @given(st.lists(st.lists(CELLS, min_size=11, max_size=11), max_size=6), st.binary(max_size=40))
 def test_tables_of_the_collection(tmp_path, rows, tail):
     (tmp_path / "images").mkdir(exist_ok=True)
