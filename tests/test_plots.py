@@ -22,6 +22,13 @@ PAIR = ("Normal", "COVID")
 
 
 @pytest.fixture(autouse=True)
+def centred_titles():
+    """Whatever style another test has set."""
+    with plt.rc_context({"axes.titlelocation": "center"}):
+        yield
+
+
+@pytest.fixture(autouse=True)
 def _close_figures():
     yield
     plt.close("all")
