@@ -73,6 +73,17 @@ notebooks: $(READY) ## build and execute the stored notebooks from notebooks/src
 student: $(READY) ## the notebooks without solutions, in build/student/
 	$(BIN)/python notebooks/student.py
 
+book: $(READY) ## build the book in build/book/html/ from the stored notebooks and docs/
+	$(BIN)/python -m pip install --quiet --requirement docs/book/requirements.txt
+	$(BIN)/python docs/book/build.py
+
+slides: $(READY) ## build decks that work offline in build/slides/
+	$(BIN)/python -m pip install --quiet --requirement docs/book/requirements.txt
+	$(BIN)/python docs/build_slides.py
+
+test-book: book slides ## the book and the slides in headless Chromium (apt-get install chromium)
+	$(BIN)/python -m pytest docs/book
+
 bench: $(READY) ## speed against peers and the hardware's limit (DATA_DIR=<folder> for other images)
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench.py $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
@@ -84,6 +95,7 @@ pretrain: $(READY) ## make the shipped weights again, into runs/pretraining/ (ab
 
 readme: $(READY) ## write the figures of README, model card and datasheet from docs/results/*.json
 	$(BIN)/python docs/build_readme.py
+	$(BIN)/python docs/build_comparison.py
 	$(BIN)/python docs/build_cards.py
 	$(BIN)/python docs/build_weights.py
 	$(BIN)/python docs/build_severity.py
@@ -96,4 +108,4 @@ clean: ## remove the virtual environment and build products; data/ and runs/ sta
 	rm -rf .venv build dist *.egg-info
 
 .PHONY: help setup run-all test lint test-package test-notebooks test-alone test-faults fuzz audit \
-	test-lowest notebooks student bench pretrain readme format clean
+	test-lowest notebooks student book slides test-book bench pretrain readme format clean

@@ -478,3 +478,83 @@ def bland_altman(truth, found, ax=None, title=None):
         ax.axhline(edge, color=BLACK, linestyle="--", label=label)
     ax.legend()
     return ax
+
+
+def timeline(films: pd.DataFrame, course, ax=None, title=None):
+    """A patient's extent over days: films, line with 95% band, and the limit around its start.
+
+    Args:
+        films: study_day, extent, extent_sd and, where it is known, the `true` extent.
+        course: what progression.course gives for them.
+    """
+    heading = title or f"{course.call}: {course.change:+.1f}, limit {course.limit:.1f}"
+    ax = _axes(ax, f"{heading} (n = {len(films)} films)", "study day", LABELS["extent"])
+    days = np.linspace(course.first_day, course.last_day, 50)
+    level, width = course.at(days)
+    start = level[0]
+    ax.fill_between(
+        days, start - course.limit, start + course.limit, color=GREY, alpha=0.15, label="no change"
+    )
+    colour = CLASS_COLOURS["Normal"]
+    ax.fill_between(days, level - width, level + width, color=colour, alpha=0.2, label="95% band")
+    ax.plot(days, level, color=colour, label="line through the films")
+    error = 1.96 * films["extent_sd"].to_numpy(float)
+    style = {"fmt": "o", "color": BLACK, "elinewidth": 0.8, "label": "films, with 95% range"}
+    ax.errorbar(films["study_day"], films["extent"], error, **style)
+    if "true" in films:
+        style = {"color": CLASS_COLOURS["COVID"], "marker": "x", "linestyle": ":", "label": "truth"}
+        ax.plot(films["study_day"], films["true"], **style)
+    ax.set_ylim(-0.3, 8.3)
+    ax.legend()
+    return ax
+
+
+def waits(summary: pd.DataFrame, ax=None, title=None):
+    """Minutes waited by the sickest tenth in each order, from waiting.summary.
+
+    The broad pale stroke holds 95% of single runs; the thin one is the interval of their mean.
+    """
+    heading = f"{title or 'The sickest tenth'} (n = {summary['n'].iloc[0]:,} runs)"
+    ax = _axes(ax, heading, "minutes until reading starts (log)", "")
+    colours = (GREY, CLASS_COLOURS["Normal"], CLASS_COLOURS["Lung_Opacity"], CLASS_COLOURS["COVID"])
+    for i, row in enumerate(summary.itertuples()):
+        ax.plot([row.run_low, row.run_high], [i, i], color=colours[i], alpha=0.3, linewidth=6)
+        error = [[row.minutes - row.low], [row.high - row.minutes]]
+        ax.errorbar(row.minutes, i, xerr=error, fmt=MARKERS[i], color=colours[i], capsize=4)
+        text = f"{row.minutes:.1f} [{row.low:.1f}, {row.high:.1f}] min, × {row.ratio:.2f}"
+        ax.annotate(text, (row.minutes, i), (0, 9), textcoords="offset points", ha="center")
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(summary)), summary["order"])
+    ax.set_ylim(len(summary) - 0.5, -0.7)
+    ax.grid(axis="x", alpha=0.3)
+    return ax
+
+
+def triage(worklist: pd.DataFrame, truth, ax=None, title=None):
+    """True extent against the place in the worklist; a film sent to a person has an open marker.
+
+    Args:
+        worklist: from triage.order.
+        truth: true extents (N,), row for row; films that were not read, or whose truth is unknown,
+            are left out.
+    """
+    frame = worklist.assign(true=pd.to_numeric(pd.Series(np.asarray(truth), worklist.index)))
+    frame = frame[frame["place"].notna() & frame["true"].notna()]
+    heading = f"{title or 'Worklist'} (n = {len(frame):,})"
+    ax = _axes(ax, heading, "place in the worklist (1 is read first)", f"true {LABELS['extent']}")
+    names = dict.fromkeys([*CLASS_COLOURS, *frame["predicted"]])
+    names = [name for name in names if (frame["predicted"] == name).any()]
+    for name, style in _styles(names).items():
+        mine = frame[frame["predicted"] == name]
+        for films, face in (
+            (mine[mine["to_person"].isna()], style["color"]),
+            (mine[mine["to_person"].notna()], "none"),
+        ):
+            label = f"called {name}, n = {len(mine):,}" if face != "none" else None
+            look = {"marker": style["marker"], "edgecolors": style["color"], "facecolors": face}
+            ax.scatter(films["place"].astype(int), films["true"], 18, label=label, **look)
+    asked = int(frame["to_person"].notna().sum())
+    ax.scatter([], [], 18, facecolors="none", edgecolors=BLACK, label=f"to a person, n = {asked:,}")
+    ax.set_ylim(-0.3, 8.3)
+    ax.legend()
+    return ax

@@ -56,9 +56,10 @@ class Data(NamedTuple):
         train = (self.manifest["split"] == "train").to_numpy()
         return None if scores is None or np.isnan(scores[train]).all() else scores
 
-    def part(self, split: str) -> XrayDataset:
+    def part(self, split: str, scored: bool = True) -> XrayDataset:
+        """Films of a split with class indices and, if `scored`, severity where it is known."""
         rows = np.flatnonzero(self.manifest["split"] == split)
-        return XrayDataset(self.pixels, self.targets, rows, self.scores)
+        return XrayDataset(self.pixels, self.targets, rows, self.scores if scored else None)
 
 
 def prepare(config: TrainConfig) -> Data:

@@ -6,7 +6,6 @@ The page holds its pictures, style and script, and its content security policy f
 import base64
 import hashlib
 import os
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -82,17 +81,10 @@ def render(worklist: pd.DataFrame, films: dict[str, dict], about: dict) -> str:
         about: `run` (its name), `meta` (of its checkpoint), `sem` (of `validation_sem`) and
             `patients` (whether a table of patients was given).
     """
-    paths = [one_line(Path(path).as_posix()) for path in worklist["image_path"]]
-    common = _common(paths)
-    parts = [path[len(common) :].rpartition("/") for path in paths]
-    worklist = worklist.assign(folder=[a + b for a, b, _ in parts], name=[c for *_, c in parts])
+    common, worklist = _name(worklist)
     read = worklist[worklist["status"] == "ok"]
-    read = read.assign(newest=_newest(read), sem=about["sem"]["value"] or read["extent_sd"])
-    by_patient = dict(list(read.groupby("patient_id")))
-    rows = []
-    for film in read.astype(object).where(read.notna(), None).to_dict("records"):
-        own = by_patient.get(film["patient_id"])
-        rows.append(film | films[film["image_path"]] | {"spark": _spark(film, own)})
+    style, script = (files("covidxr").joinpath(f"templates/worklist.{x}") for x in ("css", "js"))
+    style, script = Markup(style.read_text("utf-8")), Markup(script.read_text("utf-8"))
     environment = Environment(
         loader=PackageLoader("covidxr"),
         autoescape=True,
@@ -100,33 +92,47 @@ def render(worklist: pd.DataFrame, films: dict[str, dict], about: dict) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = (files("covidxr").joinpath(f"templates/worklist.{x}") for x in ("css", "js"))
-    style, script = style.read_text("utf-8"), script.read_text("utf-8")
     return environment.get_template("worklist.html").render(
-        rows=rows,
+        rows=_rows(read, films, about["sem"]["value"]),
         rejected=worklist[worklist["status"] != "ok"].to_dict("records"),
         common=common,
         classes=triage.classes_of(worklist),
         severity=triage.has_severity(worklist),
         notes=read["note"].str.split("; ").explode().value_counts().to_dict(),
-        n_patients=len(by_patient),
+        n_patients=read["patient_id"].nunique(),
         rules=triage.Rules(),
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         policy=f"default-src 'none'; img-src data:; style-src {_digest(style)}; "
         f"script-src {_digest(script)}; base-uri 'none'; form-action 'none'",
         **about,
     )
 
 
+def _name(worklist: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """What all paths begin with, and the worklist with the rest of each as `folder` and `name`."""
+    paths = [one_line(Path(path).as_posix()) for path in worklist["image_path"]]
+    common = "".join(os.path.commonprefix(paths).rpartition("/")[:2])
+    parts = [path[len(common) :].rpartition("/") for path in paths]
+    folders, names = [a + b for a, b, _ in parts], [c for *_, c in parts]
+    return common, worklist.assign(folder=folders, name=names)
+
+
+def _rows(read: pd.DataFrame, films: dict[str, dict], sem: float | None) -> list[dict]:
+    """What the template shows of every film; None where something is unknown."""
+    read = read.assign(newest=_newest(read), sem=sem or read["extent_sd"])
+    by_patient = dict(list(read.groupby("patient_id")))
+    return [
+        film
+        | films[film["image_path"]]
+        | {"spark": _spark(film, by_patient.get(film["patient_id"]))}
+        for film in read.astype(object).where(read.notna(), None).to_dict("records")
+    ]
+
+
 def _digest(text: str) -> str:
     """The source expression by which a content security policy allows exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _common(paths: Iterable[str]) -> str:
-    """The folders that all paths begin with, up to the last slash."""
-    return "".join(os.path.commonprefix(list(paths)).rpartition("/")[:2])
 
 
 def _newest(read: pd.DataFrame) -> pd.Series:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
-import nbformat
+import jupytext
 import numpy as np
 from PIL import Image
 
@@ -20,7 +20,7 @@ from covidxr.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-REPOSITORY = "covidxr/covidxr"
+WORDS_A_MINUTE = 200
 DATA = {
     "phantom": "synthetic phantom, default set",
     "radiography": "real: a fixed subset of the COVID-19 Radiography Database, 224 × 224 px",
@@ -183,7 +183,6 @@ def results_table() -> str:
         if read_audit(result):
             lines += ["", read_audit(result)]
         parts.append("\n".join(lines))
-    parts.append(pointing())
     parts.append(
         "Intervals are the middle 95% of 2,000 bootstrap resamples of patients or near-duplicate "
         "groups, for the calibration error mirrored at its value. n is what the figure is a share "
@@ -192,35 +191,34 @@ def results_table() -> str:
     return "\n\n".join(parts)
 
 
-def pointing() -> str:
-    """The pointing game of notebook 05's maps on phantoms of a new seed."""
-    result = json.loads((RESULTS / "pointing.json").read_text())
-    game = result["pointing_game"]
-    return (
-        f"**Does it look at the disease?** On {result['films']} synthetic phantoms of a new seed, "
-        "the highest pixel of notebook 05's maps "
-        f"({result['size']} px, {result['layers']}, chosen on validation) lies on the lesion in "
-        f"{with_interval(game)} of the {game['n']} correctly detected films; a random point of the "
-        f"film does in {result['chance_film']:.3f}, one within the lungs in "
-        f"{result['chance_lungs']:.3f}. `python docs/pointing.py` makes this figure."
-    )
+def repository() -> str:
+    """The project's address, which stands in pyproject.toml alone."""
+    text = (ROOT / "pyproject.toml").read_text()
+    return re.search(r'^Repository = "(.+)"$', text, re.MULTILINE)[1]
+
+
+def minutes_to_read(notebook) -> float:
+    """Minutes that the text of a notebook takes at WORDS_A_MINUTE."""
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return sum(len(text.split()) for text in texts) / WORDS_A_MINUTE
 
 
 def notebooks_table() -> str:
-    """Number, question, time and badge of every stored notebook."""
+    """Number, question, times and badge of every notebook, from its source."""
     measured = RESULTS / "times.json"
     times = json.loads(measured.read_text()) if measured.exists() else {}
-    lines = ["| notebook | question | time on two cores | |", "|---|---|---|---|"]
-    for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
-        title, question = nbformat.read(path, as_version=4).cells[0].source.split("\n\n")[:2]
-        badge = "https://colab.research.google.com/assets/colab-badge.svg"
-        link = (
-            f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{path.name}"
-        )
-        time = f"{times[path.name]:.0f} s" if path.name in times else "not measured"
+    lines = ["| notebook | question | to read | to run on two cores | |", "|---|---|---|---|---|"]
+    badge = "https://colab.research.google.com/assets/colab-badge.svg"
+    colab = repository().replace("https://github.com", "https://colab.research.google.com/github")
+    for source in sorted((ROOT / "notebooks" / "src").glob("0*.py")):
+        notebook, name = jupytext.read(source), f"{source.stem}.ipynb"
+        title, question = notebook.cells[0].source.split("\n\n")[:2]
+        link = f"{colab}/blob/main/notebooks/{name}"
+        time = f"{times[name]:.0f} s" if name in times else "not measured"
         lines.append(
-            f"| [{title.strip('# ')}](notebooks/{path.name}) | {question.strip('*')} "
-            f"| {time} | [![Open in Colab]({badge})]({link}) |"
+            f"| [{title.strip('# ')}](notebooks/{name}) | {question.strip('*')} "
+            f"| {minutes_to_read(notebook):.0f} min | {time} "
+            f"| [![Open in Colab]({badge})]({link}) |"
         )
     return "\n".join(lines)
 

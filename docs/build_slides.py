@@ -1,8 +1,8 @@
 """Decks of the stored notebooks for reveal.js, in build/slides/; they need no network.
 
-A cell tagged `slide` becomes a slide under the heading above it: its picture or, where it has
-none, its code and what that printed. The text that follows it goes to the speaker's notes (key S).
-Title, limits, summary and questions become slides of their own.
+A cell tagged `slide` becomes a slide under the heading above it: its picture or what it printed;
+tagged `slide-code` it shows its code, too. The text that follows goes to the speaker's notes (key
+S). Title, limits, summary and questions become slides of their own.
 """
 
 import re
@@ -27,22 +27,25 @@ def markdown(text: str, kind: str, **attachments):
     return cell
 
 
-def slide(cell, heading: str):
+def slide(cell, heading: str, code: bool):
     """The slide of a tagged cell."""
+    text, pictures = [f"## {heading}", f"```python\n{cell.source}\n```" if code else ""], {}
     for output in cell.outputs:
         picture = output.get("data", {}).get("image/png")
         if picture:
-            alt = output.metadata.get("image/png", {}).get("alt", heading).replace("]", ")")
-            text = f"## {heading}\n\n![{alt.replace('[', '(')}](attachment:figure.png)"
-            return markdown(text, "slide", figure=picture)
-    printed = "".join(out.get("text", "") for out in cell.outputs).strip()
-    shown = [f"```python\n{cell.source}\n```", f"```\n{printed}\n```" if printed else ""]
-    return markdown("\n\n".join([f"## {heading}", *shown]), "slide")
+            name = f"figure{len(pictures)}"
+            alt = output.metadata.get("image/png", {}).get("alt", heading)
+            text.append(f"![{re.sub(r'[][]', '', alt)}](attachment:{name}.png)")
+            pictures[name] = picture
+    printed = "".join(output.get("text", "") for output in cell.outputs).strip()
+    if printed and not pictures:
+        text.append(f"```\n{printed}\n```")
+    return markdown("\n\n".join(text), "slide", **pictures)
 
 
 def sections(text: str) -> list[tuple[str, str]]:
     """(heading, text) of Markdown; what stands before the first heading has an empty one."""
-    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
     return [("", parts[0]), *zip(parts[1::2], parts[2::2], strict=True)]
 
 
@@ -52,9 +55,10 @@ def deck(notebook) -> list:
     cells, heading, tagged = [markdown(title, "slide")], "", False
     for cell in notebook.cells[1:]:
         if cell.cell_type == "code":
-            tagged = "slide" in cell.metadata.get("tags", [])
+            tags = {"slide", "slide-code"} & set(cell.metadata.get("tags", []))
+            tagged = bool(tags)
             if tagged:
-                cells.append(slide(cell, heading))
+                cells.append(slide(cell, heading, code="slide-code" in tags))
             continue
         for name, text in sections(cell.source):
             heading = name or heading

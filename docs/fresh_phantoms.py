@@ -36,7 +36,7 @@ def hits(model, manifest, root, pixels, found, normal, ways):
     """Per way, whether the highest pixel of each correctly detected film lies on its lesion."""
     classes = datasets.classes_of(manifest)
     sick = (manifest["label"] != "Normal").to_numpy()
-    rows = np.flatnonzero(sick & (found["predicted"] == manifest["label"]).to_numpy())
+    rows = np.flatnonzero(sick & (found["predicted"].to_numpy() == manifest["label"].to_numpy()))
     lesions, lungs = (
         explain.read_masks(root, manifest[f"{name}_mask_path"].iloc[rows], CONFIG.image_size)
         for name in ("lesion", "lung")

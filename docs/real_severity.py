@@ -7,16 +7,14 @@ model that saw no film of its patient or near-duplicate group.
 
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from build_readme import ROOT
+from build_readme import ROOT, earlier_runs, train_command
 from scipy.stats import rankdata
 
 from covidxr import metrics, progression, runs, severity
-from covidxr.config import TrainConfig
 
 RESULT = ROOT / "covidxr" / "results" / "severity.json"
 SOURCE = "COVID-19 Image Data Collection, patient-grouped 5-fold cross-validation"
@@ -104,15 +102,20 @@ def of_triage(films: pd.DataFrame) -> list[dict]:
     return rows
 
 
-def recipe(folder: Path) -> str:
-    """The command that made a cross-validation."""
-    config = json.loads((folder / "metrics.json").read_text())["config"]
-    options = ["--data-dir <folder>"]
-    for option in fields(TrainConfig):
-        value = config[option.name]
-        if option.name != "data_dir" and value != option.default and value is not None:
-            options.append(f"--{option.name.replace('_', '-')} {value}")
-    return " ".join(["python -m covidxr crossval", *options, f"--name {folder.name}"])
+def recipe(folders: list[Path]) -> list[str]:
+    """The commands that made the cross-validations, the backbone's training first."""
+    configs = [json.loads((folder / "metrics.json").read_text())["config"] for folder in folders]
+    lines = [
+        train_command(run["name"], run["config"]) for run in earlier_runs(configs[0]["weights"])
+    ]
+    if lines:
+        lines.insert(0, "python docs/without_overlap.py <cohen> <radiography> <folder>")
+    for folder, config in zip(folders, configs, strict=True):
+        config["data_dir"] = None
+        lines.append(
+            train_command(folder.name, config).replace("covidxr train", "covidxr crossval")
+        )
+    return lines
 
 
 def main() -> None:
@@ -123,7 +126,8 @@ def main() -> None:
     rows = [{key: row[key] for key in kept} for row in rows]
     for row in rows:
         row |= {key: None for key in ("low", "high") if not np.isfinite(row[key])}
-    result = {"source": SOURCE, "commands": [recipe(folder) for folder in folders], "rows": rows}
+    about = {"source": SOURCE, "crossvalidations": len(folders), "commands": recipe(folders)}
+    result = about | {"rows": rows}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -257,6 +257,41 @@ def test_crossval_prints_folds_and_pooled(call, elsewhere, monkeypatch):
     assert lines[2].split() == ["ppv", "COVID", "NA", "n=0"]
 
 
+def test_triage_writes_a_page_and_a_table(call, elsewhere, tiny_run, phantom_dir, listing):
+    table = phantom_dir / "metadata.csv"
+    films = sorted((phantom_dir / "COVID" / "images").glob("*.png"))[:2]
+    code, out, err = call("triage", tiny_run, *films, "gone.png", "--manifest", table)
+    assert (code, err) == (0, "")
+    assert out.startswith("worklist.html: 3 files, 1 rejected, ")
+    assert out.endswith("to a person. Not a medical device.\n")
+    assert listing(elsewhere) == ["worklist.csv", "worklist.html"]
+    code, out, _ = call("triage", tiny_run, "gone.png", "--out", "none.html")
+    assert code == 0 and out.startswith("none.html: 1 files, 1 rejected, 0 to a person")
+
+
+@pytest.mark.parametrize("out", ["absent/list.html", "", "list.csv", "list"])
+def test_triage_checks_its_output_before_any_work(refused, tiny_run, monkeypatch, out):
+    monkeypatch.setattr(runs, "predict_files", lambda *_: pytest.fail("predicted"))
+    assert f"--out {out or '.'}: expected" in refused("triage", tiny_run, "a.png", "--out", out)
+
+
+def test_triage_needs_a_place_for_the_table_too(refused, elsewhere, tiny_run):
+    (elsewhere / "list.csv").mkdir()
+    assert "list.csv: expected" in refused("triage", tiny_run, "a.png", "--out", "list.html")
+
+
+def test_triage_refuses_bad_input(refused, elsewhere, tiny_run, phantom_dir):
+    (elsewhere / "empty").mkdir()
+    assert "holds no files" in refused("triage", tiny_run, "empty")
+    assert "no checkpoint here" in refused("triage", elsewhere / "empty", "a.png")
+    (elsewhere / "patients.csv").write_text("image_path,patient_id\nother.png,A\n")
+    film = phantom_dir / "COVID" / "images" / "COVID-1.png"
+    line = refused("triage", tiny_run, film, "--manifest", "patients.csv")
+    assert "none of the 1 films is in it" in line
+    line = refused("triage", tiny_run, film, "--manifest", "absent.csv")
+    assert "--manifest absent.csv: cannot be read (No such file" in line
+
+
 def test_summary(call, phantom_dir):
     code, out, err = call("data", "summary", "--data-dir", phantom_dir)
     assert (code, err) == (0, "")
@@ -272,7 +307,7 @@ def test_help(call, command):
 def test_help_says_that_it_is_no_medical_device(call):
     _, out, _ = call("--help")
     assert "not a medical device" in " ".join(out.split())
-    for command in ("data", "train", "evaluate", "crossval", "predict"):
+    for command in ("data", "train", "evaluate", "crossval", "predict", "triage"):
         assert command in out
 
 

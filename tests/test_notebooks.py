@@ -207,6 +207,31 @@ def test_run_all_stops_at_a_failing_cell(small_notebook, tmp_path, monkeypatch):
     assert not Path("runs/notebooks/phantom/02_later.ipynb").exists()
 
 
+@pytest.mark.parametrize("place", ["Colab", "Kaggle", "Jupyter"])
+@pytest.mark.parametrize("there", [True, False])
+def test_first_cell_installs_what_is_missing_and_nothing_else(notebook, monkeypatch, place, there):
+    calls = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there and object() or None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
+    if place == "Colab":
+        monkeypatch.setitem(sys.modules, "google.colab", object())
+    if place == "Kaggle":
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    exec(notebook.cells[1].source, {})
+    pip = [sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/covidxr/covidxr"]
+    assert calls == ([] if there else [pip])
+
+
+def test_first_figure_on_a_machine_like_colab():
+    """Reported, not timed: `pytest -s` shows the seconds."""
+    command = [sys.executable, FOLDER / "first_minute.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"first figure after \d+ s", done.stdout)
+    assert "written in the working folder: data, runs" in done.stdout
+
+
 def test_run_all_goes_on_at_the_notebook_that_failed(small_notebook, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     second = tmp_path / "02_second.ipynb"

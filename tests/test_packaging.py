@@ -2,14 +2,18 @@
 
 import importlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 
+import covidxr
+
 REPO = Path(__file__).resolve().parent.parent
-DOCUMENTS = [REPO / "README.md", REPO / "SECURITY.md", *sorted((REPO / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,44 @@ def test_results_in_the_readme_are_those_of_the_runs(build_readme):
     assert f"{begin}\n{table}\n{end}\n" in (REPO / "README.md").read_text()
 
 
+def test_notebooks_in_the_readme_are_the_stored_ones(build_readme):
+    table = build_readme.notebooks_table()
+    begin, end = (f"<!-- notebooks:{edge} -->" for edge in ("begin", "end"))
+    assert f"{begin}\n{table}\n{end}\n" in (REPO / "README.md").read_text()
+
+
+def test_a_notebook_is_read_and_run_within_half_an_hour(build_readme):
+    """At 200 words a minute and on two cores."""
+    times = json.loads((REPO / "docs" / "results" / "times.json").read_text())
+    for source in sorted((REPO / "notebooks" / "src").glob("0*.py")):
+        reading = build_readme.minutes_to_read(jupytext.read(source))
+        running = times[f"{source.stem}.ipynb"] / 60
+        print(f"{source.stem}: {reading:.1f} min to read, {running:.1f} min to run")
+        assert 2 < reading + running <= 30
+
+
+def test_the_repository_has_one_address(build_readme):
+    """It stands in pyproject.toml; badges, install cells and documents agree with it."""
+    address = build_readme.repository()
+    name = address.removeprefix("https://github.com/")
+    places = [*(REPO / "notebooks" / "src").glob("0*.py"), *DOCUMENTS, REPO / "CITATION.cff"]
+    for place in places:
+        text = place.read_text()
+        named = re.findall(r"github(?:\.com)?/([\w.-]+/covidxr)\b", text)
+        assert set(named) <= {name}, place.name
+        if place.suffix == ".py":
+            assert f'package = "git+{address}"\n' in text
+            opened = f"https://colab.research.google.com/github/{name}/blob/main/notebooks/"
+            assert f"({opened}{place.stem}.ipynb)" in text
+    assert f"pip install git+{address}`" in (REPO / "README.md").read_text()
+    assert f"repository-code: {address}\n" in (REPO / "CITATION.cff").read_text()
+
+
+def test_citation_and_package_have_one_version():
+    text = (REPO / "CITATION.cff").read_text()
+    assert f"version: {covidxr.__version__}\n" in text
+
+
 def test_readme_has_the_two_commands():
     readme = (REPO / "README.md").read_text()
     for command in ("make run-all", "make test"):
@@ -44,10 +86,31 @@ def test_readme_has_the_two_commands():
 
 
 @pytest.fixture(scope="module")
-def build_cards():
+def scripts():
+    """A function that imports a script of docs/."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(REPO / "docs")
-        yield importlib.import_module("build_cards")
+        yield importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def build_cards(scripts):
+    return scripts("build_cards")
+
+
+def test_other_systems_in_the_readme_are_those_of_the_table(scripts):
+    table = scripts("build_comparison").table()
+    begin, end = (f"<!-- comparison:{edge} -->" for edge in ("begin", "end"))
+    assert f"{begin}\n{table}\n{end}\n" in (REPO / "README.md").read_text()
+    rows = [line.split(" | ") for line in table.splitlines()]
+    assert len(rows) >= 8 and len({len(row) for row in rows}) == 1
+    for row in rows[3:]:
+        assert row[0].startswith("| [") and row[1].endswith(")"), "a link and a source"
+
+
+def test_architecture_is_drawn_by_its_script(scripts):
+    drawn = scripts("build_architecture").draw()
+    assert drawn == (REPO / "docs" / "architecture.svg").read_text()
 
 
 def test_tables_of_the_cards_are_those_of_the_script(build_cards):
@@ -91,10 +154,11 @@ def test_relative_links_lead_to_files(document):
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_sections_named_in_the_checklist_exist():
-    text = (REPO / "docs" / "CHECKLIST.md").read_text()
+@pytest.mark.parametrize("document, least", [("CHECKLIST.md", 50), ("TEACHING.md", 15)])
+def test_sections_that_a_document_names_exist(document, least):
+    text = (REPO / "docs" / document).read_text()
     named = re.findall(r"“([^”]+)”\]\((\S+?)(?:#[^)]*)?\)", text)
-    assert len(named) > 50
+    assert len(named) >= least
     missing = []
     for section, link in sorted(set(named)):
         path = REPO / "docs" / link
@@ -119,3 +183,16 @@ def test_checklist_answers_every_item():
     assert items[:44] == [str(number) for number in range(1, 45)]
     assert len(items[44:]) == len(set(items[44:])) == 52
     assert {int(item.rstrip("abcdefg")) for item in items[44:]} == set(range(1, 28))
+
+
+def test_severity_in_the_readme_and_the_weights_card_are_what_the_scripts_write(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "docs"))
+    severity, weights = (
+        importlib.import_module(name) for name in ("build_severity", "build_weights")
+    )
+    readme, card = ((REPO / path).read_text() for path in ("README.md", "docs/WEIGHTS.md"))
+    assert (
+        "extent, MAE" in readme and severity.fill(readme, "severity", severity.tables()) == readme
+    )
+    assert weights.fill(card, "history", weights.history()) == card
+    assert weights.fill(card, "comparison", weights.comparison()) == card

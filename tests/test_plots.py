@@ -7,9 +7,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidxr import CLASSES, InputError, calibration, metrics, plots
+from covidxr import (
+    CLASSES,
+    InputError,
+    calibration,
+    metrics,
+    plots,
+    progression,
+    triage,
+    waiting,
+)
 
 PAIR = ("Normal", "COVID")
+
+
+@pytest.fixture(autouse=True)
+def centred_titles():
+    """Whatever style another test has set."""
+    with plt.rc_context({"axes.titlelocation": "center"}):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -259,3 +275,52 @@ def test_intervals_writes_what_is_na():
     assert legend(ax) == ["in", "out"]
     assert texts(ax) == ["n = 1,200", "n = 90", "NA: no masks"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["full", "lungs"]
+
+
+def test_timeline():
+    films = pd.DataFrame({"study_day": [0, 3, 9], "extent": [1, 3, 6.0], "extent_sd": [0.5] * 3})
+    course = progression.course(films["study_day"], films["extent"], films["extent_sd"])
+    _, ax = plt.subplots()
+    assert plots.timeline(films.assign(true=[1, 2, 5]), course, ax=ax) is ax
+    title = f"worse: {course.change:+.1f}, limit {course.limit:.1f} (n = 3 films)"
+    check(ax, title, "study day", "extent (0–8)")
+    assert set(legend(ax)) == {
+        "no change",
+        "95% band",
+        "line through the films",
+        "films, with 95% range",
+        "truth",
+    }
+    zone = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert np.ptp(zone) == pytest.approx(2 * course.limit)
+    assert "truth" not in legend(plots.timeline(films, course))
+
+
+def test_waits():
+    severity = np.arange(40) % 9
+    table = waiting.summary(waiting.simulate(severity, severity, n_runs=20))
+    _, ax = plt.subplots()
+    assert plots.waits(table, ax=ax) is ax
+    check(ax, "The sickest tenth (n = 20 runs)", "minutes until reading starts (log)", "")
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(waiting.ORDERS)
+    for row, text in zip(table.itertuples(), texts(ax), strict=True):
+        assert text.startswith(f"{row.minutes:.1f} [") and text.endswith(f"× {row.ratio:.2f}")
+
+
+def test_triage():
+    predictions = pd.DataFrame(
+        {
+            "p_Normal": [0.9, 0.1, 0.5, None],
+            "p_COVID": [0.1, 0.9, 0.5, None],
+            "predicted": ["Normal", "COVID", "Normal", None],
+            "status": ["ok"] * 3 + ["rejected"],
+        }
+    )
+    worklist = triage.order(predictions)
+    _, ax = plt.subplots()
+    assert plots.triage(worklist, [7, 4, 0, None], ax=ax) is ax
+    xlabel = "place in the worklist (1 is read first)"
+    check(ax, "Worklist (n = 3)", xlabel, "true extent (0–8)")
+    assert legend(ax) == ["called Normal, n = 2", "called COVID, n = 1", "to a person, n = 1"]
+    dots = np.concatenate([c.get_offsets() for c in ax.collections if len(c.get_offsets())])
+    assert sorted(dots.tolist()) == [[1, 7], [2, 4], [3, 0]]

@@ -58,11 +58,13 @@ def test_order_of_films_does_not_matter_and_reversal_turns_worse_into_better():
     assert (one.first_day, one.last_day) == (0, 8)
 
 
-@pytest.mark.parametrize("n_films", [2, 5])
-def test_one_unchanged_patient_in_twenty_is_called_changed(n_films):
+@pytest.mark.parametrize(
+    ("n_films", "z", "share"), [(2, 1.96, 0.05), (5, 1.96, 0.05), (3, 1.645, 0.1)]
+)
+def test_the_limit_keeps_its_share_of_false_calls(n_films, z, share):
     table = films(2000, slope=0, sem=0.6, n_films=n_films)
-    calls = pd.Series([c.call for c in progression.courses(table).values()])
-    assert np.mean(calls != "stable") == pytest.approx(0.05, abs=0.02)
+    calls = pd.Series([c.call for c in progression.courses(table, z=z).values()])
+    assert np.mean(calls != "stable") == pytest.approx(share, abs=0.02)
 
 
 def test_repeatability_finds_the_error_and_ignores_what_films_of_a_patient_share():

@@ -223,9 +223,15 @@ def test_find_or_train_finds_the_run(tiny_run, tiny_config, elsewhere, capsys):
 
 def test_find_or_train_trains_once(tiny_config, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(runs, "train", lambda *args: calls.append(args) or args[1])
+
+    def train(*arguments, resume):
+        calls.append((*arguments, resume))
+        return arguments[1]
+
+    monkeypatch.setattr(runs, "train", train)
     run = runs.find_or_train(tiny_config)
-    assert run == runs.RUNS / runs.run_name(tiny_config) and calls == [(tiny_config, run, None)]
+    assert run == runs.RUNS / runs.run_name(tiny_config)
+    assert calls == [(tiny_config, run, None, True)]
     assert "training it now" in capsys.readouterr().out
 
 
@@ -304,11 +310,11 @@ def test_crossval_goes_on_where_it_stopped(tmp_path, make_folder, monkeypatch):
     config = TrainConfig("folder", str(folder), **FOLDER)
     trained = []
 
-    def stop_at_the_third(fold_config, run, data):
+    def stop_at_the_third(fold_config, run, data, resume):
         trained.append(fold_config.test_fold)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return runs.train(fold_config, run, data)
+        return runs.train(fold_config, run, data, resume)
 
     monkeypatch.setattr(evaluation, "train", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):

@@ -145,3 +145,16 @@ def test_ridge_predicts_every_film_without_its_group(scored):
     )
     found = severity.ridge_crossval(truth[:, None] + rng.normal(0, 0.1, (120, 3)), truth, groups)
     assert stats.pearsonr(found, truth)[0] > 0.99
+
+
+def test_scores_of_the_real_collection(real_data):
+    """94 films have the collection's own scores; COVID-Net's readers add those it lacks."""
+    from covidxr import datasets
+
+    with pytest.warns(UserWarning, match="cohen"):
+        manifest, _ = datasets.load("cohen", real_data)
+    scores = severity.known_scores(manifest)
+    extent, opacity = scores[:, 4], scores[:, 5]
+    assert manifest["extent"].notna().sum() == 94 < np.isfinite(extent).sum()
+    assert np.nanmax(extent) <= 8 and np.nanmax(opacity) <= 6 and np.nanmin(scores) >= 0
+    assert np.isnan(scores[:, :4]).all()

@@ -15,6 +15,8 @@ from PIL import Image
 from covidxr import CLASSES, InputError, history, pictures, progression, runs, triage, worklist
 from covidxr.models import load_checkpoint
 
+pytestmark = pytest.mark.filterwarnings("ignore:no temperature")  # too few films to calibrate
+
 SCRIPT = "<script>document.title = 'run'</script>"
 IMG = '<img src=x onerror="document.title=1">.png'
 META = {"classes": CLASSES, "image_size": 64, "temperature": 1.5, "threshold": 0.3}

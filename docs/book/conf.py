@@ -18,6 +18,7 @@ html_title = f"covidxr {release}"
 html_static_path = ["_static"]
 html_css_files, html_js_files = ["book.css"], ["book.js"]
 html_favicon = "_static/favicon.svg"
+html_domain_indices = False  # the reference has a page a module
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 # Styles whose every colour has enough contrast.
 pygments_style = "a11y-high-contrast-light"

@@ -1,23 +1,15 @@
 """The built book in headless Chromium, and its links; run by `make test-book`."""
 
-import os
 import re
-import shutil
-import threading
-from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
 HTML = Path(__file__).resolve().parents[2] / "build" / "book" / "html"
 PAGES = sorted(page.relative_to(HTML).as_posix() for page in HTML.rglob("*.html"))
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-FLAGS += " --disable-sync --no-first-run"
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -83,32 +75,15 @@ def test_every_picture_of_a_notebook_has_an_alt_text(parsed):
 
 
 @pytest.fixture(scope="module")
-def address():
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        pytest.fail("no chromium: `apt-get install chromium`, or name one by CHROMIUM=<path>")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS.split())
-        yield browser
-        browser.close()
+def address(serve):
+    return serve(HTML)
 
 
 @pytest.fixture(params=["light", "dark"], scope="module")
 def tab(request, browser):
     """A page in light or dark mode, with the complaints and the requests that it makes."""
     tab = browser.new_page(color_scheme=request.param, viewport=DESK)
+    tab.set_default_timeout(120_000)  # ms, for a busy machine
     tab.scheme, tab.complaints, tab.requests = request.param, [], []
     tab.on("console", lambda m: m.type == "error" and tab.complaints.append(m.text))
     tab.on("pageerror", lambda error: tab.complaints.append(str(error)))

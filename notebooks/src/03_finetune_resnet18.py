@@ -78,7 +78,7 @@ print("groups in more than one split:", splits.split_overlap(data.manifest))
 # %% tags=["nbval-check-output", "slide"]
 set_seed(seed)
 model = build_model(len(data.classes), weights)
-images, targets = next(iter(make_loader(data.part("train"), 8)))
+images, targets = next(iter(make_loader(data.part("train", scored=False), 8)))
 with torch.no_grad():
     print("batch     ", tuple(images.shape), images.dtype)
     print("features  ", tuple(model.features(images).shape))
@@ -103,8 +103,10 @@ print("in head   ", f"{sum(p.numel() for p in model.fc.parameters()):,}")
 # - **Schedule.** The rate rises over the first tenth of the steps, then falls along half a cosine.
 
 # %%
-train_loader = make_loader(data.part("train"), config.batch_size, train=True, seed=seed)
-val_loader = make_loader(data.part("val"), 64)
+train_loader = make_loader(
+    data.part("train", scored=False), config.batch_size, train=True, seed=seed
+)
+val_loader = make_loader(data.part("val", scored=False), 64)
 loss_fn = nn.CrossEntropyLoss(class_weights(train_loader.dataset.targets, len(data.classes)))
 optimizer = make_optimizer(model, config)
 scheduler = make_scheduler(optimizer, steps=len(train_loader), warmup=config.warmup)
@@ -120,7 +122,7 @@ augment = Augment()
 # - `backward` computes how each parameter should change, `step` changes it;
 # - `model.eval()` switches to the running ones, and `no_grad` saves the bookkeeping.
 
-# %% tags=["slide"]
+# %% tags=["slide-code"]
 losses = []
 model.train()
 for images, targets in train_loader:
