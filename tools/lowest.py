@@ -41,6 +41,7 @@ def install(python: str, own_torch: bool) -> None:
     pins = [f"{name}=={number}" for name, number in lowest().items() if name not in SHARED]
     subprocess.run([*pip, "--no-deps", *pins], check=True)
     (here / "shared.pth").write_text(f"{shared}\n")  # comes last on the path
+    subprocess.run([*pip, *pins], check=True)  # what they need and neither place has
 
 
 def main() -> None:
