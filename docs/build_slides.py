@@ -81,6 +81,7 @@ def main() -> None:
         template_name="offline",
         extra_template_basedirs=[str(ROOT / "docs" / "slides")],
         reveal_url_prefix="reveal.js",
+        reveal_theme="white",  # its fonts come with it
     )
     for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
         notebook = nbformat.read(path, as_version=4)

@@ -7,6 +7,7 @@ project_copyright = "the covidxr authors, MIT licence"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 nb_execution_mode = "off"  # the stored outputs are the book's
+nb_code_prompt_show, nb_code_prompt_hide = "Show the solution", "Hide the solution"
 nb_ipywidgets_js = {}  # would be fetched from elsewhere
 myst_heading_anchors = 4  # links to headings, as GitHub numbers them
 autodoc_member_order = "bysource"
