@@ -101,6 +101,8 @@ print("in head   ", f"{sum(p.numel() for p in model.fc.parameters()):,}")
 # - **Optimiser.** AdamW (Loshchilov & Hutter, 2019). On a pre-trained backbone the head gets ten
 #   times the backbone's rate: it has everything to learn, the backbone little to unlearn.
 # - **Schedule.** The rate rises over the first tenth of the steps, then falls along half a cosine.
+#
+# `scored=False` leaves out the severity scores that the phantoms have; they are for notebook 06.
 
 # %%
 train_loader = make_loader(

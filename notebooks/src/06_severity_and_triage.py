@@ -87,7 +87,7 @@ if scored:
     table = scores[scores["score"].isin(means)].set_index(["score", "metric"]).round(2)
     print(table.to_string())
 
-# %%
+# %% tags=["slide"]
 if scored:
     extent = table.loc["extent", "value"]
     title = f"Extent: r = {extent['pearson_r']:.2f}, off by {extent['mae']:.2f} of 8"
@@ -128,7 +128,7 @@ if scored:
 # then placed by the worst that it could plausibly be, so that doubt never sends a film down. A
 # worklist orders reading. It does not replace it: every film is read.
 
-# %%
+# %% tags=["slide"]
 ward = triage.order(found.assign(truth=films["extent"]))
 asked = ward["to_person"].notna()
 ax = plots.triage(ward, ward["truth"], title=f"{asked.sum()} of {len(ward)} films go to a person")
@@ -148,7 +148,7 @@ for reason, count in ward.loc[asked, "to_person"].str.split(":").str[0].value_co
 # urgencies and the true extents of the same films. *First come* is a room without triage,
 # *perfect* orders by the truth, *wrong* by its reverse.
 
-# %%
+# %% tags=["slide"]
 if scored:
     pairs = ward.dropna(subset=["truth", "urgency"])
     minutes = waiting.simulate(pairs["truth"], pairs["urgency"], n_runs=1000, seed=seed)
@@ -200,7 +200,7 @@ if courses:
 # sign alone. With so few patients the intervals are wide. The README has both figures for a larger
 # set of fresh phantoms.
 
-# %%
+# %% tags=["slide"]
 longest = sorted(courses, key=lambda p: -(series["patient_id"] == p).sum())
 longest = [p for p in longest if (series.loc[series["patient_id"] == p, "true"] > 0).any()][:3]
 if longest:
@@ -217,12 +217,13 @@ if longest:
 # ## A page for the reader
 #
 # All of it on one page that opens without network: order, reasons for doubt, heat maps, earlier
-# films. Rejected files stand at its end with their reasons.
+# films. Rejected files stand at its end with their reasons. Look for `worklist.html` in the run's
+# folder.
 
 # %%
 paths = [data.root / path for path in films["image_path"].iloc[:24]]
-page = worklist.make(run, paths, "worklist.html", manifest=None)
-print(f"worklist.html: {len(page)} films, {page['to_person'].notna().sum()} for a person first")
+page = worklist.make(run, paths, run / "worklist.html")
+print(f"{len(page)} films, {page['to_person'].notna().sum()} of them for a person first")
 
 # %% [markdown]
 # ## On real films
