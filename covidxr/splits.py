@@ -80,7 +80,8 @@ def near_duplicate_groups(
         _, leaders = np.unique(codes, return_index=True)
         first.append(np.arange(n))
         second.append(leaders[codes])
-    edges = (np.concatenate(first or [[]]), np.concatenate(second or [[]]))
+    # 32 bits: scipy 1.11 makes one group of everything where they are 64, without an error
+    edges = tuple(np.concatenate(ends or [[]]).astype(np.int32) for ends in (first, second))
     graph = sparse.coo_array((np.ones(len(edges[0]), bool), edges), shape=(n, n))
     _, labels = sparse.csgraph.connected_components(graph, directed=False)
     return pd.factorize(labels)[0]

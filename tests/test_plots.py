@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import auc
 
 from covidxr import (
     CLASSES,
@@ -107,7 +108,7 @@ def test_roc_curves(predictions, scores):
     interval = f"AUROC {row['value']:.3f} [{row['low']:.3f}–{row['high']:.3f}]"
     assert legend(ax)[-1] == f"COVID, n = {120 // len(classes)}: {interval}"
     curve = ax.lines[-1]
-    area = np.trapezoid(curve.get_ydata(), curve.get_xdata())
+    area = auc(curve.get_xdata(), curve.get_ydata())
     assert area == pytest.approx(row["value"])
     drawn = ax.lines[1:]
     for look in ("get_color", "get_marker", "get_linestyle"):

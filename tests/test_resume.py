@@ -35,24 +35,28 @@ class CutOff(Exception):
     pass
 
 
-def trained(config: TrainConfig, folder, monkeypatch, cut: int | None = None):
+def trained(config: TrainConfig, folder, cut: int | None = None):
     """Weights and history of a training; `cut` ends it once that many epochs are finished."""
     folder.mkdir(exist_ok=True)
     set_seed(config.seed)
     model = build_model(2, config.weights, severity=True)
     keeper = Keeper(folder, {"config": vars(config)})
-    with monkeypatch.context() as patch:
-        if cut is not None:
-            save = keeper.save
+    save = keeper.save
 
-            def cut_off(*parts):
-                save(*parts)
-                if len(parts[-2]) == cut:
-                    raise CutOff
+    def cut_off(*parts):
+        save(*parts)
+        if len(parts[-2]) == cut:
+            raise CutOff
 
-            patch.setattr(keeper, "save", cut_off)
-        history = fit(model, noise(12, 0), noise(6, 1), config, CPU, keeper)
+    keeper.save = cut_off
+    history = fit(model, noise(12, 0), noise(6, 1), config, CPU, keeper)
     return model.state_dict(), history
+
+
+@pytest.fixture(scope="module")
+def uncut(one_thread, tmp_path_factory):
+    """A training that was never cut off."""
+    return trained(CONFIG, tmp_path_factory.mktemp("uncut"))
 
 
 def assert_same(found, expected) -> None:
@@ -70,30 +74,29 @@ def assert_same(found, expected) -> None:
         ({"freeze": True}, (2,)),
     ],
 )
-def test_a_training_cut_off_ends_in_the_same_bits(tmp_path, monkeypatch, options, cuts):
+def test_a_training_cut_off_ends_in_the_same_bits(tmp_path, options, cuts):
     config = replace(CONFIG, **options)
-    whole = trained(config, tmp_path / "whole", monkeypatch)
+    whole = trained(config, tmp_path / "whole")
     for cut in cuts:
         folder = tmp_path / f"cut-{cut}"
         with pytest.raises(CutOff):
-            trained(config, folder, monkeypatch, cut)
+            trained(config, folder, cut)
         random.seed(99)
         np.random.seed(99)
-        assert_same(trained(config, folder, monkeypatch), whole)
+        assert_same(trained(config, folder), whole)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "gone"])
-def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, monkeypatch, capsys, damage):
-    whole = trained(CONFIG, tmp_path / "whole", monkeypatch)
+def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, uncut, capsys, damage):
     with pytest.raises(CutOff):
-        trained(CONFIG, tmp_path / "cut", monkeypatch, 2)
+        trained(CONFIG, tmp_path / "cut", 2)
     latest, before = states_in(tmp_path / "cut")
     content = bytearray(latest.read_bytes())
     content[len(content) // 2] ^= 1
     changed = {"truncated": content[:-9], "flipped": content, "empty": b""}
     latest.write_bytes(changed[damage]) if damage in changed else latest.unlink()
     capsys.readouterr()
-    assert_same(trained(CONFIG, tmp_path / "cut", monkeypatch), whole)
+    assert_same(trained(CONFIG, tmp_path / "cut"), uncut)
     out = capsys.readouterr().out.splitlines()
     assert [line for line in out if "damaged" in line] == (
         [] if damage == "gone" else [line for line in out if line.startswith(f"{latest}: damaged")]
@@ -115,22 +118,20 @@ def test_random_states_come_back(tmp_path):
     assert draw() == first
 
 
-def test_the_state_of_another_training_is_refused(tmp_path, monkeypatch):
+def test_the_state_of_another_training_is_refused(tmp_path):
     with pytest.raises(CutOff):
-        trained(CONFIG, tmp_path / "run", monkeypatch, 1)
+        trained(CONFIG, tmp_path / "run", 1)
     with pytest.raises(InputError, match="of another training, config differ; give the options"):
-        trained(replace(CONFIG, lr=0.5), tmp_path / "run", monkeypatch)
+        trained(replace(CONFIG, lr=0.5), tmp_path / "run")
 
 
 def test_a_run_that_was_cut_off(tiny_config, tmp_path, monkeypatch, capsys, listing):
     config = replace(tiny_config, epochs=2)
     whole = runs.train(config, tmp_path / "whole")
-    monkeypatch.setattr(training, "best_epoch", lambda rows: 1)  # so that epoch 2 can fail
     with monkeypatch.context() as patch:
         patch.setattr(training, "validate", fail_at(2, training.validate))
         with pytest.raises(CutOff):
             runs.train(config, tmp_path / "cut")
-    monkeypatch.undo()
     assert listing(tmp_path / "cut") == ["state-000001.safetensors"]
     with pytest.raises(InputError, match="cut: holds a training that was cut off; go on with --re"):
         runs.train(config, tmp_path / "cut")
@@ -168,9 +169,9 @@ def test_a_second_training_in_the_same_folder_is_refused(tiny_config, tmp_path, 
             runs.train(tiny_config, tmp_path / "run")
 
 
-def test_a_state_is_json_and_tensors(tmp_path, monkeypatch):
+def test_a_state_is_json_and_tensors(tmp_path):
     with pytest.raises(CutOff):
-        trained(CONFIG, tmp_path / "run", monkeypatch, 1)
+        trained(CONFIG, tmp_path / "run", 1)
     (path,) = states_in(tmp_path / "run")
     tensors, rest = resume.read(path)
     assert rest.keys() == {"identity", "history", "schedule"} and json.dumps(rest)
