@@ -72,8 +72,8 @@ def evaluate(run, data: Data | None = None, audit: bool = False) -> dict:
 def severity_scores(table: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
     """Agreement of predicted and known severity of the test split, `table` row for row."""
     train, test = (manifest[manifest["split"] == split] for split in ("train", "test"))
-    means = train.reindex(columns=severity.SCORES).astype("Float64").mean().dropna().to_dict()
-    return severity.evaluate(table, test.reset_index(drop=True), test["group_id"], means)
+    truth = test.reset_index(drop=True)
+    return severity.evaluate(table, truth, test["group_id"], severity.means(train))
 
 
 def records(frame: pd.DataFrame) -> list[dict]:
@@ -275,8 +275,8 @@ def crossval(config: TrainConfig, run: Path | None = None) -> tuple[Path, dict]:
     manifest = pd.concat(manifests, ignore_index=True)
     groups = manifest["group_id"].to_numpy()
     result = {"config": asdict(config), "folds": folds, **score(pooled, groups)}
-    means = manifest.reindex(columns=severity.SCORES).astype("Float64").mean().dropna().to_dict()
-    result["severity"] = records(severity.evaluate(pooled, manifest, groups, means))
+    constant = severity.means(manifest)  # of all folds, which flatters it a little
+    result["severity"] = records(severity.evaluate(pooled, manifest, groups, constant))
     write_csv(run / "predictions.csv", pooled)
     write_json(run / "metrics.json", result)
     return run, result

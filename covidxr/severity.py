@@ -35,6 +35,11 @@ def known_scores(manifest: pd.DataFrame) -> np.ndarray | None:
     return None if np.isnan(scores).all() else scores
 
 
+def means(manifest: pd.DataFrame) -> dict[str, float]:
+    """Mean of every score that a manifest knows, by name: what to answer without a look."""
+    return manifest.reindex(columns=SCORES).astype("Float64").mean().dropna().to_dict()
+
+
 def with_sums(lungs: torch.Tensor) -> torch.Tensor:
     """(B, 2, 2), extent and opacity of each lung, to (B, 6) in the order of SCORES."""
     return torch.cat([lungs.flatten(1), lungs.sum(dim=1)], dim=1)
@@ -172,12 +177,12 @@ def agreement(truth, found, groups, n_resamples: int = 2000, seed: int = 0) -> p
     return frame
 
 
-def evaluate(predictions: pd.DataFrame, truth: pd.DataFrame, groups, means=None) -> pd.DataFrame:
+def evaluate(predictions: pd.DataFrame, truth: pd.DataFrame, groups, constant=None) -> pd.DataFrame:
     """`agreement` of every score that both tables know, beside predicting the training mean.
 
     Args:
         predictions: has some of SCORES as columns; truth: likewise, row for row.
-        means: training mean of each score, {name: value}; a row `mae_of_mean` is added with it.
+        constant: what to set beside, {name: training mean}; a row `mae_of_mean` is added with it.
 
     Returns:
         score, then the columns of `agreement`.
@@ -187,9 +192,9 @@ def evaluate(predictions: pd.DataFrame, truth: pd.DataFrame, groups, means=None)
         if name not in truth or name not in predictions or truth[name].isna().all():
             continue
         frame = agreement(truth[name], predictions[name], groups)
-        if means and name in means:
-            constant = np.full(len(truth), means[name])
-            base = agreement(truth[name], constant, groups).query("metric == 'mae'")
+        if constant and name in constant:
+            same = np.full(len(truth), constant[name])
+            base = agreement(truth[name], same, groups).query("metric == 'mae'")
             frame = pd.concat([frame, base.assign(metric="mae_of_mean")], ignore_index=True)
         frames.append(frame.assign(score=name))
     if not frames:

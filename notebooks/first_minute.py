@@ -37,7 +37,7 @@ def first_figure(work: Path, environment: dict[str, str]) -> tuple[float, str]:
     notebook = jupytext.read(SOURCE)
     client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(work)}})
     start = time.monotonic()
-    with mock.patch.dict(os.environ, environment | folders), client.setup_kernel():
+    with mock.patch.dict(os.environ, environment | folders, clear=True), client.setup_kernel():
         for index, cell in enumerate(notebook.cells):
             client.execute_cell(cell, index)
             if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
