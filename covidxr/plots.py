@@ -524,6 +524,7 @@ def waits(summary: pd.DataFrame, ax=None, title=None):
         text = f"{row.minutes:.1f} [{row.low:.1f}, {row.high:.1f}] min, × {row.ratio:.2f}"
         ax.annotate(text, (row.minutes, i), (0, 9), textcoords="offset points", ha="center")
     ax.set_xscale("log")
+    ax.margins(x=0.3)  # room for the text
     ax.set_yticks(range(len(summary)), summary["order"])
     ax.set_ylim(len(summary) - 0.5, -0.7)
     ax.grid(axis="x", alpha=0.3)
