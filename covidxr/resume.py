@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from covidxr import InputError
-from covidxr.files import write_tensors
+from covidxr.files import held, write_tensors
 
 NETWORK, BEST, OPTIMISER, RANDOM = "network.", "best.", "optimiser.", "random."
 
@@ -87,15 +87,23 @@ class Keeper:
         if self.rank == 0:
             print(line, flush=True)
 
-    def clear(self) -> None:
-        """Remove the states, once the run is complete."""
-        for path in states_in(self.run):
-            path.unlink()
-
 
 def states_in(run: Path) -> list[Path]:
     """State files of a run folder, the latest first."""
     return sorted(Path(run).glob("state-*.safetensors"), reverse=True)
+
+
+def clear(run: Path) -> None:
+    """Remove the states, once the run is complete."""
+    for path in states_in(run):
+        path.unlink()
+
+
+def clear_killed(run: Path) -> None:
+    """Remove what a training leaves that is killed once its run is complete."""
+    if states_in(run) or (run / ".lock").exists():
+        with held(run, wait=True):
+            clear(run)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -29,7 +29,7 @@ from covidxr.models import (
     load_weights,
     save_checkpoint,
 )
-from covidxr.resume import Keeper, states_in
+from covidxr.resume import Keeper, clear, clear_killed, states_in
 from covidxr.training import TrainConfig, choose_compute, fit, gather, predict, set_seed
 
 RUNS = Path("runs")
@@ -117,9 +117,10 @@ def train(
     """
     run = Path(run or RUNS / run_name(config))
     if (run / "model.safetensors").exists():
-        if resume:
-            return run
-        raise InputError(f"{run}: holds a finished run; choose another name or delete it")
+        if not resume:
+            raise InputError(f"{run}: holds a finished run; choose another name or delete it")
+        clear_killed(run)
+        return run
     load_weights(config.weights)  # weights that cannot be had stop here: nothing is written yet
     compute = choose_compute(config.precision)
     with PartialState().main_process_first():  # the others find its image cache
@@ -144,7 +145,7 @@ def _train(run: Path, config: TrainConfig, data: Data, compute) -> None:
     outputs = predict(model, val_loader, compute, model.outputs)
     if compute.rank == 0:
         _save(run, config, data, model, history, outputs, compute)
-        keeper.clear()
+        clear(run)
 
 
 def identity(config: TrainConfig, data: Data, compute) -> dict:

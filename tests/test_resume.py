@@ -145,6 +145,15 @@ def test_a_run_that_was_cut_off(tiny_config, tmp_path, monkeypatch, capsys, list
     assert capsys.readouterr().out == ""
 
 
+def test_what_a_training_leaves_that_is_killed_at_its_very_end(tiny_config, tmp_path):
+    run = runs.train(tiny_config, tmp_path / "run")
+    finished = sorted(run.iterdir())
+    for name in ("state-000001.safetensors", "state-000002.safetensors", ".lock"):
+        (run / name).touch()
+    assert runs.train(tiny_config, run, resume=True) == run
+    assert sorted(run.iterdir()) == finished
+
+
 def fail_at(call: int, function):
     calls = []
 
