@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 REPEATS = 5
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "fastai")
 GROWTH = (1_000, 4_000, 16_000)
+GROWTH_SIZE = 48
 
 
 class Worker:
@@ -151,7 +152,7 @@ def measure(work: Path, root: Path, files: list[Path], n: int, size: int) -> dic
     freezing = {name: (name, small, size, 64) for name in ("predict_limit", "frozen")}
     folders = {n: images_folder(work / "growth", files, n) for n in GROWTH}
     growth = {
-        f"{name}, {n:,} images": (name, folder, 32, 32)
+        f"{name}, {n:,} images": (name, folder, GROWTH_SIZE, 32)
         for name in ("covidxr", "predict")
         for n, folder in folders.items()
     }
@@ -162,6 +163,7 @@ def measure(work: Path, root: Path, files: list[Path], n: int, size: int) -> dic
         "predicting": interleave(predicting),
         "freezing": interleave(freezing),
         "growth": interleave(growth),
+        "growth_size": GROWTH_SIZE,
         "memory": {label: Worker(*arguments).close() for label, arguments in memory.items()},
         "first_step": first_step(root, size) if root.name == "phantom" else None,
         "torch_threads": torch.get_num_threads(),

@@ -108,11 +108,11 @@ def predict(folder: Path, files: list[Path], size: int, batch: int):
 
 def predict_limit(folder: Path, files: list[Path], size: int, batch: int):
     """The same network on one batch that is already in memory, as often as the files need."""
-    from covidxr.models import build_model
+    from covidxr.models import build_model, fold_batch_norm
     from covidxr.training import choose_compute
 
-    compute, model = choose_compute(), build_model(CLASSES).eval()
-    model.to(compute.device)
+    compute = choose_compute()
+    model = fold_batch_norm(build_model(CLASSES)).to(compute.device)
     images = torch.rand(batch, 1, size, size, device=compute.device)
 
     @torch.inference_mode()

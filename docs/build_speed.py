@@ -57,7 +57,8 @@ def speed_table(results: dict) -> str:
 
 def growth_table(results: dict) -> str:
     """Cost per image and peak memory as the set grows."""
-    lines = ["| task | images | ms an image (32 px) | against 1,000 |", "|---|---|---|---|"]
+    size = results["growth_size"]
+    lines = [f"| task | images | ms an image ({size} px) | against 1,000 |", "|---|---|---|---|"]
     for label, row in results["growth"].items():
         task = label.split(",")[0]
         base = results["growth"][f"{task}, 1,000 images"]["ms_per_image"]

@@ -2,9 +2,13 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 from build_readme import RESULTS, ROOT, fill
 
+from covidxr import plots
+
+CURVE = ROOT / "docs" / "learning_curve.png"
 STARTS = {"none": "from scratch", "phantom": "from `phantom`"}
 
 
@@ -22,13 +26,54 @@ def gain(result: dict) -> str:
     return "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**result["difference"])
 
 
+def by_count(found: dict) -> dict[int, dict]:
+    """Comparison on real films by number of training films."""
+    return {int(key): value for key, value in found["radiography"].items() if key.isdigit()}
+
+
+def plot_curve(found: dict) -> None:
+    """Macro-F1 on test by number of real training films: every seed, and the mean."""
+    plots.use_style()
+    fig, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    counts, results = zip(*by_count(found).items(), strict=True)
+    styles = {"none": ("#999999", "s--", 0.97), "phantom": ("#0072B2", "o-", 1.03)}
+    for start, (colour, style, shift) in styles.items():
+        x = np.array(counts) * shift
+        scores = np.array([result["macro_f1"][start] for result in results])
+        ax.plot(x, scores.mean(axis=1), style, color=colour, label=STARTS[start].replace("`", ""))
+        ax.plot(np.repeat(x, scores.shape[1]), scores.ravel(), ".", color=colour, alpha=0.6)
+    ax.set_xscale("log", base=10)
+    ax.set_xticks(counts, [f"{count:,}" for count in counts], minor=False)
+    ax.minorticks_off()
+    ax.set_xlabel("real training films (Normal, Lung_Opacity, COVID)")
+    ax.set_ylabel("macro-F1 on test")
+    ax.set_title(
+        f"n = {results[0]['n_test']:,} test films, {results[0]['seeds']} seeds (dots), 64 px"
+    )
+    ax.legend()
+    fig.savefig(CURVE, dpi=100)
+    plt.close(fig)
+
+
+def chosen_rates(found: dict) -> str:
+    """The learning rate of each start, chosen on the validation split."""
+    told = [
+        f"{rate:g} {STARTS[start]}" for start, rate in found["radiography"]["best_rate"].items()
+    ]
+    tried = ", ".join(f"{float(rate):g}" for rate in found["radiography"]["rates"]["none"])
+    return (
+        f"On the real films each start has the learning rate, of {tried}, that served it best on "
+        f"validation films (500 training films, seed 0): {' and '.join(told)}."
+    )
+
+
 def comparison() -> str:
     """Macro-F1 on test from both starts, mean over seeds, and the paired difference."""
     found = json.loads((RESULTS / "pretraining.json").read_text())
     rows = [("synthetic phantom, default set, 64 px", found["phantom"])]
     rows += [
         (f"real: radiography, {count} training films, 64 px", result)
-        for count, result in found.get("radiography", {}).items()
+        for count, result in by_count(found).items()
     ]
     lines = [
         "| films | epochs | from scratch | from `phantom` | difference [95% interval] | n |",
@@ -46,6 +91,11 @@ def comparison() -> str:
         "",
         "Epochs from `phantom` until the validation macro-F1 that a run from scratch has after "
         f"its last of {found['phantom']['epochs']} epochs, seed by seed: {told}.",
+        "",
+        chosen_rates(found),
+        "",
+        "![Macro-F1 on the test split by number of real training films, from both starts]"
+        "(learning_curve.png)",
     ]
     return "\n".join(lines + frozen(found.get("cohen", {})))
 
@@ -71,6 +121,7 @@ def frozen(found: dict) -> list[str]:
 
 def main() -> None:
     card = ROOT / "docs" / "WEIGHTS.md"
+    plot_curve(json.loads((RESULTS / "pretraining.json").read_text()))
     text = fill(card.read_text(), "history", history())
     card.write_text(fill(text, "comparison", comparison()))
 

@@ -25,29 +25,38 @@ PHANTOM_SEEDS = range(5)
 REAL = TrainConfig("radiography", image_size=64, imbalance="none", patience=100)
 REAL_EPOCHS = {100: 30, 500: 15, 2000: 6}  # by number of training films
 REAL_SEEDS, REAL_VAL = range(3), 300
+REAL_RATES, RATE_FILMS = (1e-4, 3e-4, 1e-3, 3e-3), 500
 COHEN_SIZE = 224
 
 
-def outcome(data: runs.Data, config: TrainConfig, train, val) -> dict:
-    """Validation scores of every epoch, and predictions of the test split."""
+def trained(data: runs.Data, config: TrainConfig, train, val) -> tuple:
+    """A model of these films, and its validation score after every epoch."""
     set_seed(config.seed)
     scores = data.scores
     model = build_model(len(data.classes), config.weights, severity=scores is not None)
     parts = [XrayDataset(data.pixels, data.targets, rows, scores) for rows in (train, val)]
-    history = fit(model, *parts, config)
+    return model, fit(model, *parts, config)["val_macro_f1"].tolist()
+
+
+def outcome(data: runs.Data, config: TrainConfig, train, val) -> dict:
+    """Validation scores of every epoch, and predictions of the test split."""
+    model, history = trained(data, config, train, val)
     logits = predict(model, make_loader(data.part("test"), 64), choose_compute())
-    return {"val": history["val_macro_f1"].tolist(), "predicted": logits.argmax(axis=1)}
+    return {"val": history, "predicted": logits.argmax(axis=1)}
 
 
-def compare(data: runs.Data, config: TrainConfig, train, val, seeds) -> dict:
+def compare(data: runs.Data, config: TrainConfig, train, val, seeds, rates=None) -> dict:
     """Both starts with every seed: macro-F1 on test, the paired difference and its interval.
 
     The interval is the bootstrap's over groups of the test split, of the mean over the seeds.
+
+    Args:
+        rates: the learning rate of each start; the configuration's own where none are given.
     """
     found = {start: [] for start in STARTS}
     for seed in seeds:
         for start in STARTS:
-            run = replace(config, weights=start, seed=seed)
+            run = replace(config, weights=start, seed=seed, lr=rates and rates[start])
             found[start].append(outcome(data, run, train(seed), val))
     rows = (data.manifest["split"] == "test").to_numpy()
     truth, groups = data.targets[rows], data.manifest["group_id"].to_numpy()[rows]
@@ -113,10 +122,20 @@ def on_radiography(data_dir: str) -> dict:
     def drawn(count):
         return lambda seed: np.random.default_rng([count, seed]).permutation(pool)[:count]
 
-    return {
-        str(count): compare(data, replace(REAL, epochs=epochs), drawn(count), val, REAL_SEEDS)
-        for count, epochs in REAL_EPOCHS.items()
-    }
+    rates = {start: {} for start in STARTS}
+    for start in STARTS:
+        for rate in REAL_RATES:
+            epochs = REAL_EPOCHS[RATE_FILMS]
+            config = replace(REAL, data_dir=data_dir, epochs=epochs, weights=start, lr=rate)
+            rates[start][rate] = max(trained(data, config, drawn(RATE_FILMS)(0), val)[1])
+    print("validation macro-F1 by learning rate:", json.dumps(rates), flush=True)
+    best = {start: max(scores, key=scores.get) for start, scores in rates.items()}
+    result = {"rates": rates, "best_rate": best}
+    for count, epochs in REAL_EPOCHS.items():
+        config = replace(REAL, epochs=epochs)
+        result[str(count)] = compare(data, config, drawn(count), val, REAL_SEEDS, best)
+        print(count, "films:", json.dumps(result[str(count)]["difference"]), flush=True)
+    return result
 
 
 def on_cohen(data_dir: str) -> dict:
