@@ -8,6 +8,7 @@ from build_readme import RESULTS, ROOT, fill
 
 from covidxr import plots
 
+RATES = {"radiography": "chosen rates", "radiography-default": "default rates"}
 CURVE = ROOT / "docs" / "learning_curve.png"
 STARTS = {"none": "from scratch", "phantom": "from `phantom`"}
 
@@ -26,16 +27,16 @@ def gain(result: dict) -> str:
     return "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**result["difference"])
 
 
-def by_count(found: dict) -> dict[int, dict]:
+def by_count(part: dict) -> dict[int, dict]:
     """Comparison on real films by number of training films."""
-    return {int(key): value for key, value in found["radiography"].items() if key.isdigit()}
+    return {int(key): value for key, value in part.items() if key.isdigit()}
 
 
 def plot_curve(found: dict) -> None:
     """Macro-F1 on test by number of real training films: every seed, and the mean."""
     plots.use_style()
     fig, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    counts, results = zip(*by_count(found).items(), strict=True)
+    counts, results = zip(*by_count(found["radiography"]).items(), strict=True)
     styles = {"none": ("#999999", "s--", 0.97), "phantom": ("#0072B2", "o-", 1.03)}
     for start, (colour, style, shift) in styles.items():
         x = np.array(counts) * shift
@@ -72,8 +73,9 @@ def comparison() -> str:
     found = json.loads((RESULTS / "pretraining.json").read_text())
     rows = [("synthetic phantom, default set, 64 px", found["phantom"])]
     rows += [
-        (f"real: radiography, {count} training films, 64 px", result)
-        for count, result in by_count(found).items()
+        (f"real: radiography, {count:,} training films, 64 px, {rates}", result)
+        for part, rates in RATES.items()
+        for count, result in by_count(found[part]).items()
     ]
     lines = [
         "| films | epochs | from scratch | from `phantom` | difference [95% interval] | n |",

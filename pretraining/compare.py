@@ -1,13 +1,16 @@
 """What the shipped weights are worth, beside a random start: docs/results/pretraining.json.
 
-`compare.py phantom` needs nothing; `compare.py radiography DATA_DIR` and `compare.py cohen
-DATA_DIR` need the real films. Both starts see the same films, the same split and the same number of
-epochs; the epoch is chosen on validation, the test split only scored.
+`compare.py phantom` needs nothing; `compare.py NAME DATA_DIR` needs the real films. NAME is one of
+`radiography` (for each start the learning rate that serves it best on validation),
+`radiography-default` (each start's default rate) and `cohen`. Both starts see the same films, the
+same split and the same number of epochs; the epoch is chosen on validation, the test split only
+scored.
 """
 
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +59,7 @@ def compare(data: runs.Data, config: TrainConfig, train, val, seeds, rates=None)
     found = {start: [] for start in STARTS}
     for seed in seeds:
         for start in STARTS:
-            run = replace(config, weights=start, seed=seed, lr=rates and rates[start])
+            run = replace(config, weights=start, seed=seed, lr=(rates or {}).get(start))
             found[start].append(outcome(data, run, train(seed), val))
     rows = (data.manifest["split"] == "test").to_numpy()
     truth, groups = data.targets[rows], data.manifest["group_id"].to_numpy()[rows]
@@ -113,7 +116,8 @@ def on_phantoms(_) -> dict:
     return result | {"epochs_to_reach_scratch": epochs_to_reach(result)}
 
 
-def on_radiography(data_dir: str) -> dict:
+def on_radiography(data_dir: str, choose: bool = False) -> dict:
+    """The learning curve; `choose` takes for each start the rate that serves it best."""
     data = runs.prepare(replace(REAL, data_dir=data_dir))
     val = np.flatnonzero(data.manifest["split"] == "val")
     val = np.random.default_rng(0).permutation(val)[:REAL_VAL]
@@ -122,20 +126,24 @@ def on_radiography(data_dir: str) -> dict:
     def drawn(count):
         return lambda seed: np.random.default_rng([count, seed]).permutation(pool)[:count]
 
-    rates = {start: {} for start in STARTS}
-    for start in STARTS:
-        for rate in REAL_RATES:
-            epochs = REAL_EPOCHS[RATE_FILMS]
-            config = replace(REAL, data_dir=data_dir, epochs=epochs, weights=start, lr=rate)
-            rates[start][rate] = max(trained(data, config, drawn(RATE_FILMS)(0), val)[1])
-    print("validation macro-F1 by learning rate:", json.dumps(rates), flush=True)
-    best = {start: max(scores, key=scores.get) for start, scores in rates.items()}
-    result = {"rates": rates, "best_rate": best}
+    scores = try_rates(data, drawn(RATE_FILMS)(0), val) if choose else {}
+    best = {start: max(found, key=found.get) for start, found in scores.items()}
+    result = {"rates": scores, "best_rate": best}
     for count, epochs in REAL_EPOCHS.items():
         config = replace(REAL, epochs=epochs)
         result[str(count)] = compare(data, config, drawn(count), val, REAL_SEEDS, best)
         print(count, "films:", json.dumps(result[str(count)]["difference"]), flush=True)
     return result
+
+
+def try_rates(data: runs.Data, train, val) -> dict[str, dict[float, float]]:
+    """The best macro-F1 on validation films of each start with each learning rate."""
+    scores = {start: {} for start in STARTS}
+    for start in STARTS:
+        for rate in REAL_RATES:
+            config = replace(REAL, epochs=REAL_EPOCHS[RATE_FILMS], weights=start, lr=rate)
+            scores[start][rate] = max(trained(data, config, train, val)[1])
+    return scores
 
 
 def on_cohen(data_dir: str) -> dict:
@@ -159,7 +167,12 @@ def on_cohen(data_dir: str) -> dict:
 
 def main() -> None:
     name, *folder = sys.argv[1:]
-    parts = {"phantom": on_phantoms, "radiography": on_radiography, "cohen": on_cohen}
+    parts = {
+        "phantom": on_phantoms,
+        "radiography": partial(on_radiography, choose=True),
+        "radiography-default": on_radiography,
+        "cohen": on_cohen,
+    }
     found = parts[name](folder[0] if folder else None)
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     RESULT.write_text(json.dumps(known | {name: found}, indent=1) + "\n")
