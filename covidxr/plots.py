@@ -369,7 +369,7 @@ def intervals(table: pd.DataFrame, by: str, series: str, ax=None, title=None):
             ax.plot([row["chance"]] * 2, [y - 0.15, y + 0.15], color=GREY, linewidth=1.5)
         ax.text(1.03, y, f"n = {row['n']:,}", va="center", fontsize=8, color=GREY)
     ax.set_yticks(range(len(kinds)), kinds.index)
-    left = pd.Series([0, table["low"].min()]).min()
+    left = pd.Series([0, table["low"].min()]).min() - 0.03
     ax.set(xlim=(left, 1.02), ylim=(len(kinds) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)
     if len(drawn) > 1:
@@ -532,7 +532,7 @@ def waits(summary: pd.DataFrame, ax=None, title=None):
 
 
 def triage(worklist: pd.DataFrame, truth, ax=None, title=None):
-    """True extent against the place in the worklist; a film sent to a person has an open marker.
+    """True extent against the place in the worklist; a film in doubt has an open marker.
 
     Args:
         worklist: from triage.order.
@@ -555,7 +555,7 @@ def triage(worklist: pd.DataFrame, truth, ax=None, title=None):
             look = {"marker": style["marker"], "edgecolors": style["color"], "facecolors": face}
             ax.scatter(films["place"].astype(int), films["true"], 18, label=label, **look)
     asked = int(frame["to_person"].notna().sum())
-    ax.scatter([], [], 18, facecolors="none", edgecolors=BLACK, label=f"to a person, n = {asked:,}")
+    ax.scatter([], [], 18, facecolors="none", edgecolors=BLACK, label=f"in doubt, n = {asked:,}")
     ax.set_ylim(-0.3, 8.3)
     ax.legend()
     return ax

@@ -27,19 +27,19 @@ def gain(result: dict) -> str:
     return "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**result["difference"])
 
 
-def by_count(part: dict) -> dict[int, dict]:
-    """Comparison on real films by number of training films."""
-    return {int(key): value for key, value in part.items() if key.isdigit()}
+def by_count(item: tuple[str, dict]) -> int:
+    return int(item[0])
 
 
 def plot_curve(found: dict) -> None:
     """Macro-F1 on test by number of real training films: every seed, and the mean."""
     plots.use_style()
     fig, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    counts, results = zip(*by_count(found["radiography"]).items(), strict=True)
+    names, results = zip(*sorted(found["radiography"].items(), key=by_count), strict=True)
+    counts = np.array(names, int)
     styles = {"none": ("#999999", "s--", 0.97), "phantom": ("#0072B2", "o-", 1.03)}
     for start, (colour, style, shift) in styles.items():
-        x = np.array(counts) * shift
+        x = counts * shift
         scores = np.array([result["macro_f1"][start] for result in results])
         ax.plot(x, scores.mean(axis=1), style, color=colour, label=STARTS[start].replace("`", ""))
         ax.plot(np.repeat(x, scores.shape[1]), scores.ravel(), ".", color=colour, alpha=0.6)
@@ -58,10 +58,11 @@ def plot_curve(found: dict) -> None:
 
 def chosen_rates(found: dict) -> str:
     """The learning rate of each start, chosen on the validation split."""
+    scores = found["rates"]
     told = [
-        f"{rate:g} {STARTS[start]}" for start, rate in found["radiography"]["best_rate"].items()
+        f"{float(max(rates, key=rates.get)):g} {STARTS[start]}" for start, rates in scores.items()
     ]
-    tried = ", ".join(f"{float(rate):g}" for rate in found["radiography"]["rates"]["none"])
+    tried = ", ".join(f"{float(rate):g}" for rate in scores["none"])
     return (
         f"On the real films each start has the learning rate, of {tried}, that served it best on "
         f"validation films (500 training films, seed 0): {' and '.join(told)}."
@@ -73,9 +74,9 @@ def comparison() -> str:
     found = json.loads((RESULTS / "pretraining.json").read_text())
     rows = [("synthetic phantom, default set, 64 px", found["phantom"])]
     rows += [
-        (f"real: radiography, {count:,} training films, 64 px, {rates}", result)
+        (f"real: radiography, {int(count):,} training films, 64 px, {rates}", result)
         for part, rates in RATES.items()
-        for count, result in by_count(found[part]).items()
+        for count, result in sorted(found[part].items(), key=by_count)
     ]
     lines = [
         "| films | epochs | from scratch | from `phantom` | difference [95% interval] | n |",

@@ -1,10 +1,10 @@
 """What the shipped weights are worth, beside a random start: docs/results/pretraining.json.
 
 `compare.py phantom` needs nothing; `compare.py NAME DATA_DIR` needs the real films. NAME is one of
-`radiography` (for each start the learning rate that serves it best on validation),
-`radiography-default` (each start's default rate) and `cohen`. Both starts see the same films, the
-same split and the same number of epochs; the epoch is chosen on validation, the test split only
-scored.
+`rates` (learning rates, tried on validation), `radiography` (each start with its best of these),
+`radiography-default` (each start with its default rate) and `cohen`. Both starts see the same
+films, the same split and the same number of epochs; the epoch is chosen on validation, the test
+split only scored.
 """
 
 import json
@@ -48,18 +48,18 @@ def outcome(data: runs.Data, config: TrainConfig, train, val) -> dict:
     return {"val": history, "predicted": logits.argmax(axis=1)}
 
 
-def compare(data: runs.Data, config: TrainConfig, train, val, seeds, rates=None) -> dict:
+def compare(data: runs.Data, config: TrainConfig, train, val, seeds, rates: dict) -> dict:
     """Both starts with every seed: macro-F1 on test, the paired difference and its interval.
 
     The interval is the bootstrap's over groups of the test split, of the mean over the seeds.
 
     Args:
-        rates: the learning rate of each start; the configuration's own where none are given.
+        rates: the learning rate of a start; the default where it has none.
     """
     found = {start: [] for start in STARTS}
     for seed in seeds:
         for start in STARTS:
-            run = replace(config, weights=start, seed=seed, lr=(rates or {}).get(start))
+            run = replace(config, weights=start, seed=seed, lr=rates.get(start))
             found[start].append(outcome(data, run, train(seed), val))
     rows = (data.manifest["split"] == "test").to_numpy()
     truth, groups = data.targets[rows], data.manifest["group_id"].to_numpy()[rows]
@@ -109,44 +109,55 @@ def epochs_to_reach(result: dict) -> list[int | None]:
     return reached
 
 
-def on_phantoms(_) -> dict:
+def on_phantoms() -> None:
     data = runs.prepare(PHANTOM)
     train, val = (np.flatnonzero(data.manifest["split"] == s) for s in ("train", "val"))
-    result = compare(data, PHANTOM, lambda _: train, val, PHANTOM_SEEDS)
-    return result | {"epochs_to_reach_scratch": epochs_to_reach(result)}
+    result = compare(data, PHANTOM, lambda _: train, val, PHANTOM_SEEDS, {})
+    keep("phantom", result | {"epochs_to_reach_scratch": epochs_to_reach(result)})
 
 
-def on_radiography(data_dir: str, choose: bool = False) -> dict:
-    """The learning curve; `choose` takes for each start the rate that serves it best."""
-    data = runs.prepare(replace(REAL, data_dir=data_dir))
-    val = np.flatnonzero(data.manifest["split"] == "val")
-    val = np.random.default_rng(0).permutation(val)[:REAL_VAL]
-    pool = np.flatnonzero(data.manifest["split"] == "train")
+class Radiography:
+    """The real films, the validation films that count, and the training films of a seed."""
 
-    def drawn(count):
-        return lambda seed: np.random.default_rng([count, seed]).permutation(pool)[:count]
+    def __init__(self, data_dir: str) -> None:
+        self.data = runs.prepare(replace(REAL, data_dir=data_dir))
+        split = self.data.manifest["split"]
+        val = np.random.default_rng(0).permutation(np.flatnonzero(split == "val"))
+        self.val, self.pool = val[:REAL_VAL], np.flatnonzero(split == "train")
 
-    scores = try_rates(data, drawn(RATE_FILMS)(0), val) if choose else {}
-    best = {start: max(found, key=found.get) for start, found in scores.items()}
-    result = {"rates": scores, "best_rate": best}
-    for count, epochs in REAL_EPOCHS.items():
-        config = replace(REAL, epochs=epochs)
-        result[str(count)] = compare(data, config, drawn(count), val, REAL_SEEDS, best)
-        print(count, "films:", json.dumps(result[str(count)]["difference"]), flush=True)
-    return result
+    def drawn(self, count: int, seed: int) -> np.ndarray:
+        return np.random.default_rng([count, seed]).permutation(self.pool)[:count]
 
 
-def try_rates(data: runs.Data, train, val) -> dict[str, dict[float, float]]:
+def try_rates(data_dir: str) -> None:
     """The best macro-F1 on validation films of each start with each learning rate."""
-    scores = {start: {} for start in STARTS}
+    films = Radiography(data_dir)
+    train, scores = films.drawn(RATE_FILMS, 0), {start: {} for start in STARTS}
     for start in STARTS:
         for rate in REAL_RATES:
             config = replace(REAL, epochs=REAL_EPOCHS[RATE_FILMS], weights=start, lr=rate)
-            scores[start][rate] = max(trained(data, config, train, val)[1])
-    return scores
+            scores[start][rate] = max(trained(films.data, config, train, films.val)[1])
+    keep("rates", scores)
 
 
-def on_cohen(data_dir: str) -> dict:
+def learning_curve(name: str, data_dir: str, *counts: str) -> None:
+    """By number of training films; these counts alone, if some are given."""
+    films, rates = Radiography(data_dir), best_rates() if name == "radiography" else {}
+    for count in map(int, counts or REAL_EPOCHS):
+        config = replace(REAL, epochs=REAL_EPOCHS[count])
+        draw = partial(films.drawn, count)
+        result = compare(films.data, config, draw, films.val, REAL_SEEDS, rates)
+        keep(name, read_results().get(name, {}) | {str(count): result})
+        print(count, "films:", json.dumps(result["difference"]), flush=True)
+
+
+def best_rates() -> dict[str, float]:
+    """Of each start, from what `try_rates` kept."""
+    scores = read_results()["rates"]
+    return {start: float(max(found, key=found.get)) for start, found in scores.items()}
+
+
+def on_cohen(data_dir: str) -> None:
     """Ridge regression on frozen features of the films that the collection's readers scored."""
     config = TrainConfig("cohen", data_dir, image_size=COHEN_SIZE)
     data = runs.prepare(config)
@@ -162,20 +173,29 @@ def on_cohen(data_dir: str) -> dict:
             truth = data.manifest[name].to_numpy(float)[rows]
             found = severity.ridge_crossval(features, truth, groups)
             result[f"{start} {name}"] = severity.agreement(truth, found, groups).to_dict("records")
-    return result
+    keep("cohen", result)
+
+
+def read_results() -> dict:
+    return json.loads(RESULT.read_text()) if RESULT.exists() else {}
+
+
+def keep(name: str, result: dict) -> None:
+    RESULT.write_text(json.dumps(read_results() | {name: result}, indent=1) + "\n")
+
+
+PARTS = {
+    "phantom": on_phantoms,
+    "cohen": on_cohen,
+    "rates": try_rates,
+    "radiography": partial(learning_curve, "radiography"),
+    "radiography-default": partial(learning_curve, "radiography-default"),
+}
 
 
 def main() -> None:
-    name, *folder = sys.argv[1:]
-    parts = {
-        "phantom": on_phantoms,
-        "radiography": partial(on_radiography, choose=True),
-        "radiography-default": on_radiography,
-        "cohen": on_cohen,
-    }
-    found = parts[name](folder[0] if folder else None)
-    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    RESULT.write_text(json.dumps(known | {name: found}, indent=1) + "\n")
+    name, *arguments = sys.argv[1:]
+    PARTS[name](*arguments)
 
 
 if __name__ == "__main__":

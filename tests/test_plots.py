@@ -322,6 +322,6 @@ def test_triage():
     assert plots.triage(worklist, [7, 4, 0, None], ax=ax) is ax
     xlabel = "place in the worklist (1 is read first)"
     check(ax, "Worklist (n = 3)", xlabel, "true extent (0–8)")
-    assert legend(ax) == ["called Normal, n = 2", "called COVID, n = 1", "to a person, n = 1"]
+    assert legend(ax) == ["called Normal, n = 2", "called COVID, n = 1", "in doubt, n = 1"]
     dots = np.concatenate([c.get_offsets() for c in ax.collections if len(c.get_offsets())])
     assert sorted(dots.tolist()) == [[1, 7], [2, 4], [3, 0]]
