@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from covidxr import metrics
 
-LUNGS = ("right", "left")
 SCORES = ("extent_right", "opacity_right", "extent_left", "opacity_left", "extent", "opacity")
 HIGHEST = {"extent": 8.0, "opacity": 6.0}
 COVIDNET_OPACITY = HIGHEST["opacity"] / 8  # COVID-Net's readers scored opacity 0-8

@@ -18,18 +18,13 @@ ORDERS = ("first come", "model", "perfect", "wrong")
 
 @dataclass(frozen=True)
 class Load:
-    """A reading room; the defaults are an illustration, not a survey."""
+    """A reading room; the defaults (busy 90% of the time) are an illustration, not a survey."""
 
     films_per_hour: float = 13.5  # mean of the Poisson arrivals
     readers: int = 1
     minutes_per_film: float = 4.0  # mean reading time (gamma)
     variation: float = 0.5  # of reading time, sd / mean; 1 is exponential
     n_films: int = 200  # a run; it starts with an empty queue
-
-    @property
-    def use(self) -> float:
-        """Share of the readers' time that is needed; from 1 on the queue grows without end."""
-        return self.films_per_hour / 60 * self.minutes_per_film / self.readers
 
 
 def waits(arrival, reading, urgency, readers: int = 1) -> np.ndarray:
