@@ -175,7 +175,7 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return (highest & masks).sum(axis=(1, 2)) / highest.sum(axis=(1, 2))
 
 
-def mean_with_interval(values, groups, n_resamples: int = 2000, seed: int = 0) -> dict:
+def mean_with_interval(values, groups) -> dict:
     """Mean of film values (N,) with the 95% interval of a bootstrap over groups (patients).
 
     Returns:
@@ -194,13 +194,8 @@ def mean_with_interval(values, groups, n_resamples: int = 2000, seed: int = 0) -
     result["value"] = float(values.mean())
     if len(names) < metrics.MIN_GROUPS:
         return result
-    draws = np.concatenate(
-        [
-            values @ counts / counts.sum(axis=0)
-            for counts in metrics.resampled_counts(codes, n_resamples, seed)
-        ]
-    )
-    low, high = metrics.percentile_interval(draws)
+    draws = [values @ counts / counts.sum(axis=0) for counts in metrics.resampled_counts(codes)]
+    low, high = metrics.percentile_interval(np.concatenate(draws))
     if low == high and result["value"] in (0.0, 1.0):
         low, high = metrics.wilson_interval(result["value"] * len(names), len(names))
     return result | {"low": float(low), "high": float(high)}

@@ -32,7 +32,7 @@ def smallest_change(sem: float, readers: int = 1) -> float:
     return 1.96 * math.sqrt(2) * sem / math.sqrt(readers)
 
 
-def repeatability(patients, estimates, truths, n_resamples: int = 2000, seed: int = 0) -> dict:
+def repeatability(patients, estimates, truths) -> dict:
     """SEM of estimates from films of the same patients whose true extent is known.
 
     The standard deviation, within patients, of the errors (N,): what is wrong in the same way on
@@ -55,7 +55,7 @@ def repeatability(patients, estimates, truths, n_resamples: int = 2000, seed: in
         return result
     result["value"] = float(np.sqrt(squares.sum() / freedom.sum()))
     if len(freedom) >= metrics.MIN_GROUPS:
-        counts = metrics.resampled_counts(np.arange(len(freedom)), n_resamples, seed)
+        counts = metrics.resampled_counts(np.arange(len(freedom)))
         draws = [np.sqrt(squares @ part / (freedom @ part)) for part in counts]
         low, high = metrics.percentile_interval(np.concatenate(draws))
         result |= {"low": float(low), "high": float(high)}

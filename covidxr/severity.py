@@ -141,7 +141,7 @@ def _agreement(truth, found, counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def agreement(truth, found, groups, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def agreement(truth, found, groups) -> pd.DataFrame:
     """Pearson r, R2, MAE, bias and limits of agreement (Bland & Altman 1986), with 95% intervals.
 
     Args:
@@ -165,10 +165,7 @@ def agreement(truth, found, groups, n_resamples: int = 2000, seed: int = 0) -> p
     codes, found_groups = pd.factorize(np.asarray(groups)[known])
     if len(found_groups) < metrics.MIN_GROUPS:
         return frame
-    draws = [
-        _agreement(truth, found, counts)
-        for counts in metrics.resampled_counts(codes, n_resamples, seed)
-    ]
+    draws = [_agreement(truth, found, counts) for counts in metrics.resampled_counts(codes)]
     for row, name in enumerate(names):
         values = np.concatenate([draw[name] for draw in draws])
         if np.isfinite(values).all():

@@ -97,7 +97,7 @@ def _check(severity: np.ndarray, urgency: np.ndarray, load: Load, n_runs: int) -
         raise InputError(f"waiting: found {n_runs} runs of {load}, expected at least 1 of each")
 
 
-def summary(minutes: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def summary(minutes: pd.DataFrame) -> pd.DataFrame:
     """Minutes of each order over the runs, and its ratio to first come first served.
 
     Returns:
@@ -106,7 +106,7 @@ def summary(minutes: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd
         means, to "first come") with `ratio_low`, `ratio_high` (bootstrap, runs paired), n (runs).
     """
     values = minutes.to_numpy()
-    resamples = metrics.resampled_counts(np.arange(len(values)), n_resamples, seed)
+    resamples = metrics.resampled_counts(np.arange(len(values)))
     draws = np.concatenate([values.T @ counts for counts in resamples], axis=1) / len(values)
     mean, first = values.mean(axis=0), list(minutes).index("first come")
     columns = {"order": list(minutes), "minutes": mean}
