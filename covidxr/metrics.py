@@ -72,8 +72,8 @@ def _check_rows(p: np.ndarray) -> None:
             )
 
 
-def wilson_interval(successes, n, level: float = 0.95):
-    """Wilson's score interval for a proportion (Wilson, 1927); takes numbers or arrays.
+def wilson_interval(successes, n):
+    """Wilson's 95% score interval for a proportion (Wilson, 1927); takes numbers or arrays.
 
     Returns:
         (low, high), each in [0, 1].
@@ -81,7 +81,7 @@ def wilson_interval(successes, n, level: float = 0.95):
     k, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)
     if not ((n > 0) & (k >= 0) & (k <= n)).all():
         raise InputError(f"wilson_interval: found {successes} of {n}, expected 0 <= k <= n, n > 0")
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.975)
     centre = (k + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
     return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)

@@ -199,8 +199,8 @@ def evaluate(predictions: pd.DataFrame, truth: pd.DataFrame, groups, constant=No
     return result[["score", "metric", "value", "low", "high", "n"]]
 
 
-def ridge_crossval(features, truth, groups, folds: int = 5) -> np.ndarray:
-    """Scores (N,) of ridge regression on features (N, D), each film's from folds without its group.
+def ridge_crossval(features, truth, groups) -> np.ndarray:
+    """Scores (N,) of ridge regression on features (N, D), a film's from 5 folds without its group.
 
     For few scored films, where few features beat many (Cohen et al. 2020). The penalty is chosen
     inside the training folds.
@@ -211,7 +211,7 @@ def ridge_crossval(features, truth, groups, folds: int = 5) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     found = np.full(len(truth), np.nan)
-    for train, test in GroupKFold(folds).split(features, truth, groups):
+    for train, test in GroupKFold(5).split(features, truth, groups):
         model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 21)))
         found[test] = model.fit(features[train], truth[train]).predict(features[test])
     return found
