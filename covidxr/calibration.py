@@ -19,6 +19,7 @@ from covidxr.metrics import (
 )
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)
+BINS = 15  # of the confidence, equally wide
 
 
 def softmax(logits, temperature: float = 1.0) -> np.ndarray:
@@ -63,7 +64,7 @@ def fit_temperature(logits, y_true) -> float:
     return float(np.exp(best))
 
 
-def _binned(y_true, probabilities, n_bins: int):
+def _binned(y_true, probabilities, n_bins: int = BINS):
     """Top-label confidence (N,), whether it is right (N,), and its bin (N,) among equal widths."""
     names = [str(k) for k in range(np.shape(probabilities)[-1])]
     y, p, _ = check_probabilities(y_true, probabilities, names)
@@ -72,24 +73,22 @@ def _binned(y_true, probabilities, n_bins: int):
     return confidence, (p.argmax(axis=1) == y).astype(float), bins
 
 
-def _calibration_error(gap: np.ndarray, bins: np.ndarray, n_bins: int) -> np.ndarray:
+def _calibration_error(gap: np.ndarray, bins: np.ndarray) -> np.ndarray:
     """ECE (R,) of gaps, right minus confidence times count (N, R), per resample of N images."""
-    member = (bins == np.arange(n_bins)[:, None]).astype(gap.dtype)
+    member = (bins == np.arange(BINS)[:, None]).astype(gap.dtype)
     return np.abs(member @ gap).sum(axis=0)
 
 
-def expected_calibration_error(y_true, probabilities, n_bins: int = 15) -> float:
+def expected_calibration_error(y_true, probabilities) -> float:
     """ECE of the top label (Guo et al., 2017) over bins of equal width, (lower, upper].
 
     Biased upwards on few images: read it beside calibration_error_by_chance.
     """
-    confidence, right, bins = _binned(y_true, probabilities, n_bins)
-    return float(_calibration_error((right - confidence)[:, None], bins, n_bins)[0] / len(bins))
+    confidence, right, bins = _binned(y_true, probabilities)
+    return float(_calibration_error((right - confidence)[:, None], bins)[0] / len(bins))
 
 
-def calibration_error_by_chance(
-    probabilities, n_bins: int = 15, n_draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def calibration_error_by_chance(probabilities, n_draws: int = 2000) -> tuple[float, float]:
     """ECE that a perfectly calibrated model with these confidences shows by chance alone.
 
     Returns:
@@ -97,43 +96,36 @@ def calibration_error_by_chance(
         ECE below the second is no evidence of miscalibration.
     """
     p = np.asarray(probabilities, dtype=float)
-    confidence, _, bins = _binned(np.zeros(len(p), int), p, n_bins)
-    rng = np.random.default_rng(seed)
-    draws = [
-        _calibration_error(((rng.random(len(p)) < confidence) - confidence)[:, None], bins, n_bins)[
-            0
-        ]
-        / len(p)
-        for _ in range(n_draws)
-    ]
+    confidence, _, bins = _binned(np.zeros(len(p), int), p)
+    rng = np.random.default_rng(0)
+    gaps = (((rng.random(len(p)) < confidence) - confidence)[:, None] for _ in range(n_draws))
+    draws = [_calibration_error(gap, bins)[0] / len(p) for gap in gaps]
     median, high = np.percentile(draws, [50, 97.5])
     return float(median), float(high)
 
 
-def calibration_error_interval(
-    y_true, probabilities, groups=None, n_bins: int = 15, n_resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def calibration_error_interval(y_true, probabilities, groups=None) -> tuple[float, float]:
     """95% interval of the ECE, from a bootstrap over groups.
 
     Resampling adds noise, which can only raise an ECE; so the percentiles are mirrored at the ECE
     (the basic bootstrap of Davison and Hinkley, 1997) and cut at 0.
     """
-    value = expected_calibration_error(y_true, probabilities, n_bins)
+    value = expected_calibration_error(y_true, probabilities)
     names = [str(k) for k in range(np.shape(probabilities)[1])]
     _, _, codes = check_probabilities(y_true, probabilities, names, groups)
     if codes.max() + 1 < MIN_GROUPS:
         raise InputError(f"groups: found {codes.max() + 1}, expected {MIN_GROUPS} for an interval")
-    confidence, right, bins = _binned(y_true, probabilities, n_bins)
+    confidence, right, bins = _binned(y_true, probabilities)
     gap = (right - confidence)[:, None]
     draws = [
-        _calibration_error(gap * counts, bins, n_bins) / counts.sum(axis=0)
-        for counts in resampled_counts(codes, n_resamples, seed)
+        _calibration_error(gap * counts, bins) / counts.sum(axis=0)
+        for counts in resampled_counts(codes)
     ]
     low, high = percentile_interval(np.concatenate(draws))
     return max(0.0, float(2 * value - high)), max(0.0, float(2 * value - low))
 
 
-def reliability_bins(y_true, probabilities, n_bins: int = 15) -> pd.DataFrame:
+def reliability_bins(y_true, probabilities, n_bins: int = BINS) -> pd.DataFrame:
     """Mean top-label confidence and accuracy per bin of equal width; empty bins are left out.
 
     Returns:

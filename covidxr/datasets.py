@@ -5,19 +5,16 @@ A source is chosen by name and never replaced by another. Reading changes nothin
 """
 
 import os
-import struct
 import sys
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from io import StringIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
-from covidxr import CLASSES, InputError
+from covidxr import CLASSES, InputError, cohen
+from covidxr.tables import is_inside, need_columns, parsed, read_sheet
 
 MANIFEST_COLUMNS = tuple(
     "image_path label patient_id group_id source view sex age_years study_day extent opacity icu "
@@ -31,13 +28,7 @@ MANIFEST_DTYPES = (
 MASK_FOLDERS = {"masks": "lung_mask_path", "lesions": "lesion_mask_path"}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm")
 MIN_IMAGES_PER_CLASS = 5
-MAX_SHEET = 200 * 10**6  # bytes of a workbook when unpacked
-LUNG_BOXES, BOX = "lung-bounding-boxes.csv", ("x", "y", "width", "height")
 VIRAL = "Viral Pneumonia"
-DAMAGE = (  # what pandas, openpyxl and zipfile raise for damaged tables; XML's is a SyntaxError
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError),
-    *(EOFError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclass(frozen=True)
@@ -118,19 +109,6 @@ RADIOGRAPHY_ORIGINS = {  # part of the URL in the release's *.metadata.xlsx -> s
     "rsna": "RSNA",
     "chest-xray-pneumonia": "Kaggle paediatric",
 }
-FRONTAL_VIEWS = ("PA", "AP", "AP Supine", "AP Erect")
-FINDING_TO_CLASS = {  # every part of a finding such as "Pneumonia/Viral/SARS" or "COVID-19, ARDS"
-    "COVID-19": "COVID",
-    "No Finding": "Normal",
-    "Normal": "Normal",
-    **dict.fromkeys(
-        "Pneumonia ARDS SARS MERS-CoV Pneumocystis Streptococcus Staphylococcus Klebsiella "
-        "Legionella E.Coli Mycoplasma Chlamydophila Nocardia Tuberculosis Bacterial Viral Fungal "
-        "Lipoid Varicella Influenza H1N1 Herpes Aspergillosis Aspiration MRSA".split()
-        + ["Mycoplasma Bacterial Pneumonia"],
-        "Lung_Opacity",
-    ),
-}
 
 
 def data_root() -> Path:
@@ -193,16 +171,11 @@ def _check_paths(manifest: pd.DataFrame, root: Path) -> None:
     """Raise ``InputError`` where a table names a file outside of its data set."""
     for column in ("image_path", *MASK_FOLDERS.values()):
         for path in manifest[column].dropna():
-            if not _is_inside(path):
+            if not is_inside(path):
                 raise InputError(
                     f"{root}: its table names {path!r}, expected a file below this folder; correct "
                     "the table"
                 )
-
-
-def _is_inside(path: str) -> bool:
-    parts = PurePosixPath(path)
-    return not parts.is_absolute() and ".." not in parts.parts and "\\" not in path
 
 
 def classes_of(manifest: pd.DataFrame) -> tuple[str, ...]:
@@ -236,8 +209,8 @@ def _phantom(folder: Path | None) -> tuple[pd.DataFrame, Path]:
             f"phantom: {root} has no metadata.csv; expected a folder made by covidxr.phantom, or "
             "none at all: remove it or choose another, and the set is made there"
         )
-    manifest = _parsed(table, lambda: pd.read_csv(table, dtype=MANIFEST_DTYPES))
-    _need_columns(manifest, ("image_path", "label", "patient_id"), table)
+    manifest = parsed(table, lambda: pd.read_csv(table, dtype=MANIFEST_DTYPES))
+    need_columns(manifest, ("image_path", "label", "patient_id"), table)
     manifest["licence"] = SOURCES["phantom"].licence
     return _manifest(manifest), root
 
@@ -300,10 +273,10 @@ def _add_origins(manifest: pd.DataFrame, root: Path) -> list[str]:
     if not sheets:
         return []
     try:
-        table = pd.concat(_read_sheet(sheet) for sheet in sheets)
+        table = pd.concat(read_sheet(sheet) for sheet in sheets)
     except ImportError:
         return ["sources not read: pip install openpyxl to read *.metadata.xlsx"]
-    _need_columns(table, ("FILE NAME", "URL"), sheets[0])
+    need_columns(table, ("FILE NAME", "URL"), sheets[0])
     stems = table["FILE NAME"].str.strip().str.lower()
     origins = pd.Series(table["URL"].map(_origin).to_numpy(), index=stems)
     origins = origins[~origins.index.duplicated()]
@@ -321,15 +294,7 @@ def _origin(url: str) -> str:
 
 
 def _cohen(folder: Path | None) -> tuple[pd.DataFrame, Path]:
-    """COVID-19 Image Data Collection: its frontal X-rays with a known finding.
-
-    ``extent`` (0-8) and ``opacity`` (0-6) are means of three readers (94 images, COVID only). The
-    extra columns ``extent_covidnet`` and ``opacity_covidnet`` (0-8 each) hold COVID-Net's scores
-    where ``annotations/severity_annotations.csv`` from that project is present, else NA;
-    ``finding`` is the collection's own word; ``left_x`` ... ``right_height`` are lung boxes in
-    pixels of the image (see :func:`lung_boxes`), NA without one. ``study_day`` counts from the
-    first symptoms or admission.
-    """
+    """COVID-19 Image Data Collection, by :func:`covidxr.cohen.read`."""
     root = _find(
         "cohen",
         folder,
@@ -337,117 +302,9 @@ def _cohen(folder: Path | None) -> tuple[pd.DataFrame, Path]:
         lambda place: (place / "metadata.csv").is_file() and (place / "images").is_dir(),
         "metadata.csv and images/ (annotations/ holds the severity scores)",
     )
-    table = _read_csv(root / "metadata.csv")
-    _need_columns(
-        table,
-        "patientid offset sex age finding went_icu view modality location filename license".split(),
-        root / "metadata.csv",
-    )
-    rows, report = _usable_rows(_cohen_columns(table), root)
-    report += _add_scores(rows, root / "annotations")
-    rows = _add_boxes(rows, root)
+    rows, report = cohen.read(root)
     _report("cohen", report)
-    return _manifest(rows.drop(columns=["modality", "filename"])), root
-
-
-def _cohen_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """The collection's columns under the manifest's names; entries such as "?" become NA."""
-    return pd.DataFrame(
-        {
-            "image_path": "images/" + table["filename"],
-            "label": table["finding"].map(_finding_class, na_action="ignore"),
-            "patient_id": table["patientid"],
-            "source": table["location"],
-            "view": table["view"],
-            "sex": table["sex"],
-            "age_years": pd.to_numeric(table["age"], errors="coerce"),
-            "study_day": pd.to_numeric(table["offset"], errors="coerce"),
-            "icu": table["went_icu"].map({"Y": True, "N": False}),
-            "licence": table["license"],
-            "finding": table["finding"],
-            "modality": table["modality"],
-            "filename": table["filename"],
-        }
-    )
-
-
-def _finding_class(finding: str) -> str:
-    """Class of a finding by its parts, COVID first; NA for "todo", "Unknown" and new words."""
-    parts = [part.strip() for part in finding.replace(",", "/").split("/")]
-    found = {FINDING_TO_CLASS[part] for part in parts if part in FINDING_TO_CLASS}
-    return next((label for label in reversed(CLASSES) if label in found), pd.NA)
-
-
-def _usable_rows(rows: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Frontal X-rays with a class and a file, each file once; the report counts what went."""
-    tests = {
-        "not X-ray": lambda r: r["modality"].eq("X-ray"),
-        "not frontal": lambda r: r["view"].isin(FRONTAL_VIEWS),
-        "without a usable finding": lambda r: r["label"].notna(),
-        "without a file": lambda r: r["image_path"].map(
-            lambda p: _is_inside(p) and (root / p).is_file()
-        ),
-        "of a repeated file name": lambda r: ~r["image_path"].duplicated(),
-    }
-    n_rows, dropped = len(rows), []
-    for reason, test in tests.items():
-        keep = test(rows).fillna(False).astype(bool)
-        if not keep.all():
-            dropped.append(f"{(~keep).sum():,} {reason}")
-        rows = rows[keep]
-    report = [f"{len(rows):,} of {n_rows:,} rows kept; left out " + ", ".join(dropped)]
-    return rows.reset_index(drop=True), report if dropped else []
-
-
-def _add_scores(rows: pd.DataFrame, annotations: Path) -> list[str]:
-    """Join the readers' severity scores by file name."""
-    report = []
-    names = ["extent", "opacity", "extent_covidnet", "opacity_covidnet"]
-    rows[names] = pd.NA
-    path = annotations / "covid-severity-scores.csv"
-    if path.is_file():
-        scores = _read_csv(path).drop_duplicates("filename").set_index("filename")
-        rows["extent"] = rows["filename"].map(scores["geographic_mean"])
-        rows["opacity"] = rows["filename"].map(scores["opacity_mean"])
-        lost = len(scores) - int(scores.index.isin(rows["filename"]).sum())
-        if lost:
-            report.append(f"{lost} of {len(scores)} severity scores have no image here")
-    else:
-        report.append(f"no severity scores: {path} is absent")
-    path = annotations / "severity_annotations.csv"
-    if path.is_file():
-        scores = _read_csv(path)
-        scores = scores[scores["dataset"] == "cohen"].drop_duplicates("filename")
-        scores = scores.set_index("filename")
-        rows["extent_covidnet"] = rows["filename"].map(scores["Geographic"])
-        rows["opacity_covidnet"] = rows["filename"].map(scores["Opacity"])
-    rows[names] = rows[names].apply(pd.to_numeric).astype("Float64")
-    return report
-
-
-def _add_boxes(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Join the lung boxes by file name, eight columns."""
-    columns = [f"{lung}_{name}" for lung in ("left", "right") for name in BOX]
-    if not (root / "annotations" / LUNG_BOXES).is_file():
-        return rows.reindex(columns=[*rows.columns, *columns])
-    boxes = lung_boxes(root).drop_duplicates(["filename", "lung"])
-    wide = boxes.pivot(index="filename", columns="lung", values=list(BOX))
-    wide.columns = [f"{lung}_{name}" for name, lung in wide.columns]
-    return rows.join(wide.reindex(columns=columns), on="filename")
-
-
-def lung_boxes(root: Path) -> pd.DataFrame:
-    """Lung boxes of ``cohen``: filename, lung ("left", "right"), x, y, width, height in pixels.
-
-    Drawn by a radiologist (GeneralBlockchain); some images have one box only.
-    """
-    path = Path(root) / "annotations" / LUNG_BOXES
-    if not path.is_file():
-        raise InputError(f"cohen: {path} not found; expected the lung boxes of the collection")
-    boxes = _read_csv(path)
-    _need_columns(boxes, ("filename", "lung", *BOX), path)
-    boxes[list(BOX)] = boxes[list(BOX)].apply(pd.to_numeric).astype("Float64")
-    return boxes
+    return _manifest(rows), root
 
 
 def _folder(folder: Path | None) -> tuple[pd.DataFrame, Path]:
@@ -538,52 +395,6 @@ def _remembered(name: str) -> list[Path]:
     """Folder noted by an earlier download that keeps its files elsewhere (kagglehub's cache)."""
     note = data_root() / f"{name}.txt"
     return [Path(note.read_text(encoding="utf-8").strip())] if note.is_file() else []
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """CSV as trimmed strings, blanks as NA; lines that begin with ``##`` are comments.
-
-    Versions of the collection are in UTF-8 or, where that fails, in Latin-1.
-    """
-    data = _parsed(path, path.read_bytes)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    while text.startswith("##"):
-        text = text.partition("\n")[2]
-    table = _parsed(path, lambda: pd.read_csv(StringIO(text), dtype="string"))
-    return table.apply(lambda column: column.str.strip().replace("", pd.NA))
-
-
-def _read_sheet(path: Path) -> pd.DataFrame:
-    """The first sheet of a workbook as strings."""
-    with _parsed(path, lambda: zipfile.ZipFile(path)) as packed:
-        unpacked = sum(entry.file_size for entry in packed.infolist())
-    if unpacked > MAX_SHEET:
-        raise InputError(
-            f"{path}: {unpacked / 1e6:,.0f} MB when unpacked, expected at most "
-            f"{MAX_SHEET / 1e6:,.0f} MB; get the data set anew"
-        )
-    return _parsed(path, lambda: pd.read_excel(path, dtype="string"))
-
-
-def _parsed(path: Path, read: Callable):
-    """What `read` gives; InputError where the file is damaged."""
-    try:
-        return read()
-    except DAMAGE as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
-        raise InputError(f"{path}: cannot be read ({reason}); get the data set anew") from error
-
-
-def _need_columns(table: pd.DataFrame, columns: Iterable[str], path: Path) -> None:
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise InputError(
-            f"{path}: no column {', '.join(missing)}; found {', '.join(map(str, table.columns))}: "
-            "get the data set anew"
-        )
 
 
 def _report(name: str, parts: list[str]) -> None:

@@ -24,6 +24,7 @@ from covidxr.models import XrayResNet18
 from covidxr.training import choose_compute, predict
 
 STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}  # film pixels a cell
+BATCH = 16  # films whose gradients are held at a time
 STAGES = ("fc", "layer4", "layer3", "layer2", "layer1", "stem")  # from the output to the input
 
 
@@ -82,10 +83,10 @@ def grad_cam(
     return _check_maps(np.concatenate(maps))
 
 
-def _batches(images, device: str, size: int = 16):
+def _batches(images, device: str):
     """Films (N, S, S) as float batches (B, 1, S, S), each with its slice of rows."""
-    for start in range(0, len(images), size):
-        rows = slice(start, start + size)
+    for start in range(0, len(images), BATCH):
+        rows = slice(start, start + BATCH)
         yield as_float(torch.from_numpy(np.array(images[rows]))[:, None]).to(device), rows
 
 
@@ -175,7 +176,7 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return (highest & masks).sum(axis=(1, 2)) / highest.sum(axis=(1, 2))
 
 
-def mean_with_interval(values, groups, n_resamples: int = 2000, seed: int = 0) -> dict:
+def mean_with_interval(values, groups) -> dict:
     """Mean of film values (N,) with the 95% interval of a bootstrap over groups (patients).
 
     Returns:
@@ -194,13 +195,8 @@ def mean_with_interval(values, groups, n_resamples: int = 2000, seed: int = 0) -
     result["value"] = float(values.mean())
     if len(names) < metrics.MIN_GROUPS:
         return result
-    draws = np.concatenate(
-        [
-            values @ counts / counts.sum(axis=0)
-            for counts in metrics.resampled_counts(codes, n_resamples, seed)
-        ]
-    )
-    low, high = metrics.percentile_interval(draws)
+    draws = [values @ counts / counts.sum(axis=0) for counts in metrics.resampled_counts(codes)]
+    low, high = metrics.percentile_interval(np.concatenate(draws))
     if low == high and result["value"] in (0.0, 1.0):
         low, high = metrics.wilson_interval(result["value"] * len(names), len(names))
     return result | {"low": float(low), "high": float(high)}
@@ -244,11 +240,11 @@ def _stretch(maps: np.ndarray) -> np.ndarray:
     return (np.asarray(maps, dtype=float) - low) / (high - low)
 
 
-def ssim_map(a: np.ndarray, b: np.ndarray, window: int = 7) -> np.ndarray:
-    """SSIM (N, S, S) of images in 0-1 around each pixel, in a square of `window` pixels."""
+def ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """SSIM (N, S, S) of images in 0-1 around each pixel, in a square of 7 pixels a side."""
 
     def mean(images):
-        return ndimage.uniform_filter(images, (0, window, window))
+        return ndimage.uniform_filter(images, (0, 7, 7))
 
     c1, c2 = 0.01**2, 0.03**2
     mean_a, mean_b = mean(a), mean(b)

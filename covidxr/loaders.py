@@ -25,6 +25,7 @@ from covidxr.files import held, whole, write_text
 from covidxr.images import RejectedImage, read_image, resize
 
 CACHE_DIR = Path("runs/cache")
+AHEAD = 256  # images held at a time, decoded
 
 
 def read_square(path, size: int) -> np.ndarray | RejectedImage:
@@ -35,14 +36,11 @@ def read_square(path, size: int) -> np.ndarray | RejectedImage:
         return RejectedImage(path, rejection.reason)  # the first one holds on to the pixels
 
 
-def read_squares(paths, size: int, ahead: int = 256):
-    """Decode `paths` in threads; yields what `read_square` returns, in the order of `paths`.
-
-    At most `ahead` images are held at a time.
-    """
+def read_squares(paths, size: int):
+    """Decode `paths` in threads; yields what `read_square` returns, in the order of `paths`."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), ahead):
-            window = paths[start : start + ahead]
+        for start in range(0, len(paths), AHEAD):
+            window = paths[start : start + AHEAD]
             yield from pool.map(lambda path: read_square(path, size), window)
 
 
@@ -186,7 +184,6 @@ def make_loader(
     train: bool = False,
     balanced: bool = False,
     seed: int = 0,
-    num_workers: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> DataLoader:
     """Batches of `dataset`: in order, or shuffled from `seed` when `train`.
@@ -206,16 +203,9 @@ def make_loader(
         dataset,
         batch_size=None,
         sampler=Batches(sampler, batch_size, train, shard),
-        num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=generator,
-        worker_init_fn=seed_worker,
     )
-
-
-def seed_worker(_: int) -> None:
-    """Give NumPy in a worker process the seed that PyTorch gave the worker."""
-    np.random.seed(torch.initial_seed() % 2**32)
 
 
 class Augment(torch.nn.Module):

@@ -72,8 +72,8 @@ def _check_rows(p: np.ndarray) -> None:
             )
 
 
-def wilson_interval(successes, n, level: float = 0.95):
-    """Wilson's score interval for a proportion (Wilson, 1927); takes numbers or arrays.
+def wilson_interval(successes, n):
+    """Wilson's 95% score interval for a proportion (Wilson, 1927); takes numbers or arrays.
 
     Returns:
         (low, high), each in [0, 1].
@@ -81,13 +81,15 @@ def wilson_interval(successes, n, level: float = 0.95):
     k, n = np.asarray(successes, dtype=float), np.asarray(n, dtype=float)
     if not ((n > 0) & (k >= 0) & (k <= n)).all():
         raise InputError(f"wilson_interval: found {successes} of {n}, expected 0 <= k <= n, n > 0")
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.975)
     centre = (k + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
     return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
 
 
-def resampled_counts(codes: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resampled_counts(
+    codes: np.ndarray, n_resamples: int = 2000, seed: int = 0
+) -> Iterator[np.ndarray]:
     """Yield how often each image is drawn: float32 (N, R), R resamples of whole groups at a time.
 
     The draws depend on the seed and the number of groups only.
@@ -227,7 +229,7 @@ def _describe(support: list[tuple], values, replicates, codes, proportions=()) -
     return frame.astype(text | {"value": number, "low": number, "high": number, "n": "Int64"})
 
 
-def _replicates(codes: np.ndarray, evaluators: list[Callable], n_resamples: int, seed: int):
+def _replicates(codes: np.ndarray, evaluators: list[Callable], n_resamples=2000, seed=0):
     """Return values (E, M) on the images themselves and resampled values (E, M, B)."""
     if n_resamples < 40:
         raise InputError(f"n_resamples: found {n_resamples}, expected 40 or more for 95% intervals")
@@ -277,13 +279,7 @@ def classification_metrics(
 
 
 def paired_bootstrap(
-    y_true,
-    probabilities_a,
-    probabilities_b,
-    classes: Sequence[str],
-    groups=None,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    y_true, probabilities_a, probabilities_b, classes: Sequence[str], groups=None
 ) -> pd.DataFrame:
     """Difference, b minus a, of every figure between two models on the same images.
 
@@ -300,7 +296,7 @@ def paired_bootstrap(
     y, a, codes = check_probabilities(y_true, probabilities_a, classes, groups)
     _, b, _ = check_probabilities(y_true, probabilities_b, classes, groups)
     evaluators = [_evaluator(y, a), _evaluator(y, b)]
-    values, replicates = _replicates(codes, evaluators, n_resamples, seed)
+    values, replicates = _replicates(codes, evaluators)
     frame = _describe(
         _support(y, a, classes), values[1] - values[0], replicates[1] - replicates[0], codes
     ).rename(columns={"value": "difference"})
@@ -346,14 +342,7 @@ def two_class(
     return (y[keep] == pair[1]).astype(int), p / total, (negative, positive), groups
 
 
-def macro_auroc(
-    y_true,
-    probabilities,
-    classes: Sequence[str],
-    groups=None,
-    n_resamples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def macro_auroc(y_true, probabilities, classes: Sequence[str], groups=None) -> pd.DataFrame:
     """Mean over the classes of each one's AUROC against the rest, as one row with interval.
 
     Arguments, columns and errors as in classification_metrics; n counts all images.
@@ -365,7 +354,7 @@ def macro_auroc(
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.stack([rank(counts)[0] for rank in rankers]).mean(axis=0, keepdims=True)
 
-    (values,), (replicates,) = _replicates(codes, [evaluate], n_resamples, seed)
+    (values,), (replicates,) = _replicates(codes, [evaluate])
     needs = {"images": np.ones(len(y), bool)}
     needs |= {f"images of {name}": y == c for c, name in enumerate(classes)}
     needs |= {f"images of other classes than {name}": y != c for c, name in enumerate(classes)}

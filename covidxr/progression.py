@@ -27,12 +27,12 @@ CALLS = ("worse", "stable", "better")
 READER_SEM = 2.519 / math.sqrt(2) * 8 / 18
 
 
-def smallest_change(sem: float, readers: int = 1) -> float:
-    """Smallest detectable change between two measurements, each a mean of `readers` readers."""
-    return 1.96 * math.sqrt(2) * sem / math.sqrt(readers)
+def smallest_change(sem: float) -> float:
+    """Smallest detectable change between two measurements."""
+    return 1.96 * math.sqrt(2) * sem
 
 
-def repeatability(patients, estimates, truths, n_resamples: int = 2000, seed: int = 0) -> dict:
+def repeatability(patients, estimates, truths) -> dict:
     """SEM of estimates from films of the same patients whose true extent is known.
 
     The standard deviation, within patients, of the errors (N,): what is wrong in the same way on
@@ -55,7 +55,7 @@ def repeatability(patients, estimates, truths, n_resamples: int = 2000, seed: in
         return result
     result["value"] = float(np.sqrt(squares.sum() / freedom.sum()))
     if len(freedom) >= metrics.MIN_GROUPS:
-        counts = metrics.resampled_counts(np.arange(len(freedom)), n_resamples, seed)
+        counts = metrics.resampled_counts(np.arange(len(freedom)))
         draws = [np.sqrt(squares @ part / (freedom @ part)) for part in counts]
         low, high = metrics.percentile_interval(np.concatenate(draws))
         result |= {"low": float(low), "high": float(high)}
@@ -81,7 +81,7 @@ class Course(NamedTuple):
         return level + slope * away, width
 
 
-def course(days, extent, sd, z: float = 1.96) -> Course:
+def course(days, extent, sd) -> Course:
     """Line through the extent (N,) of a patient's films by weighted least squares.
 
     All films count, not the first and the last alone. For two films the limit on the change is
@@ -91,8 +91,6 @@ def course(days, extent, sd, z: float = 1.96) -> Course:
     Args:
         days: (N,), in any order; several films may share a day.
         sd: standard error of measurement of each film (N,), or one for all.
-        z: width of the limit in standard errors of the change; 1.96 calls 5% of unchanged patients
-            changed, 1.645 calls 10%, and misses fewer changes.
 
     Raises:
         InputError: fewer than two distinct days, or an sd that is not above 0.
@@ -107,7 +105,7 @@ def course(days, extent, sd, z: float = 1.96) -> Course:
     centre, level = np.average(days, weights=weight), np.average(extent, weights=weight)
     spread = weight @ (days - centre) ** 2
     slope = weight @ ((days - centre) * (extent - level)) / spread
-    change, limit = slope * np.ptp(days), z * np.ptp(days) / np.sqrt(spread)
+    change, limit = slope * np.ptp(days), 1.96 * np.ptp(days) / np.sqrt(spread)
     return Course(
         call_of(change, limit),
         float(change),
@@ -124,19 +122,18 @@ def call_of(change: float, limit: float) -> str:
     return "stable" if abs(change) <= limit else "worse" if change > 0 else "better"
 
 
-def courses(table: pd.DataFrame, sem: float | None = None, z: float = 1.96) -> dict[str, Course]:
+def courses(table: pd.DataFrame, sem: float | None = None) -> dict[str, Course]:
     """The course of every patient with films on two days or more, by patient id.
 
     Args:
         table: columns patient_id, study_day, extent and, where `sem` is None, extent_sd. Films
             that lack one of them are left out.
         sem: one standard error of measurement for all films; None: each film's own extent_sd.
-        z: as in `course`.
     """
     used = table.assign(sd=table["extent_sd"] if sem is None else sem)
     used = used[["patient_id", "study_day", "extent", "sd"]].dropna()
     return {
-        patient: course(films["study_day"], films["extent"], films["sd"], z)
+        patient: course(films["study_day"], films["extent"], films["sd"])
         for patient, films in used.groupby("patient_id")
         if films["study_day"].nunique() > 1
     }

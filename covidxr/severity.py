@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from covidxr import metrics
 
-LUNGS = ("right", "left")
 SCORES = ("extent_right", "opacity_right", "extent_left", "opacity_left", "extent", "opacity")
 HIGHEST = {"extent": 8.0, "opacity": 6.0}
 COVIDNET_OPACITY = HIGHEST["opacity"] / 8  # COVID-Net's readers scored opacity 0-8
@@ -142,7 +141,7 @@ def _agreement(truth, found, counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def agreement(truth, found, groups, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def agreement(truth, found, groups) -> pd.DataFrame:
     """Pearson r, R2, MAE, bias and limits of agreement (Bland & Altman 1986), with 95% intervals.
 
     Args:
@@ -166,10 +165,7 @@ def agreement(truth, found, groups, n_resamples: int = 2000, seed: int = 0) -> p
     codes, found_groups = pd.factorize(np.asarray(groups)[known])
     if len(found_groups) < metrics.MIN_GROUPS:
         return frame
-    draws = [
-        _agreement(truth, found, counts)
-        for counts in metrics.resampled_counts(codes, n_resamples, seed)
-    ]
+    draws = [_agreement(truth, found, counts) for counts in metrics.resampled_counts(codes)]
     for row, name in enumerate(names):
         values = np.concatenate([draw[name] for draw in draws])
         if np.isfinite(values).all():
@@ -203,8 +199,8 @@ def evaluate(predictions: pd.DataFrame, truth: pd.DataFrame, groups, constant=No
     return result[["score", "metric", "value", "low", "high", "n"]]
 
 
-def ridge_crossval(features, truth, groups, folds: int = 5) -> np.ndarray:
-    """Scores (N,) of ridge regression on features (N, D), each film's from folds without its group.
+def ridge_crossval(features, truth, groups) -> np.ndarray:
+    """Scores (N,) of ridge regression on features (N, D), a film's from 5 folds without its group.
 
     For few scored films, where few features beat many (Cohen et al. 2020). The penalty is chosen
     inside the training folds.
@@ -215,7 +211,7 @@ def ridge_crossval(features, truth, groups, folds: int = 5) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     found = np.full(len(truth), np.nan)
-    for train, test in GroupKFold(folds).split(features, truth, groups):
+    for train, test in GroupKFold(5).split(features, truth, groups):
         model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 21)))
         found[test] = model.fit(features[train], truth[train]).predict(features[test])
     return found

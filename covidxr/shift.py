@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from covidxr import metrics
-from covidxr.datasets import BOX
+from covidxr.cohen import BOX
 from covidxr.images import RejectedImage, read_image, resize
 
 BORDER = 1 / 16  # width of the probed border, share of the side

@@ -18,26 +18,27 @@ from covidxr.datasets import MASK_FOLDERS, classes_of
 from covidxr.images import RejectedImage, read_image, resize
 
 SPLITS = ("train", "val", "test")
+SIDE = 32  # of a thumbnail, pixels
 BLOCK = 1024  # rows of the correlation matrix held at a time
 
 
-def thumbnails(paths: Iterable[str | Path], size: int = 32) -> np.ndarray:
+def thumbnails(paths: Iterable[str | Path]) -> np.ndarray:
     """Small copies of images, ready to be correlated by a dot product.
 
     Returns:
-        float32 (N, size * size), each row of mean 0 and length 1. A file that
+        float32 (N, 32 * 32), each row of mean 0 and length 1. A file that
         :func:`covidxr.images.read_image` rejects is a row of NaN.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda path: _thumbnail(path, size), paths))
-    return np.stack(rows) if rows else np.empty((0, size * size), np.float32)
+        rows = list(pool.map(_thumbnail, paths))
+    return np.stack(rows) if rows else np.empty((0, SIDE**2), np.float32)
 
 
-def _thumbnail(path: str | Path, size: int) -> np.ndarray:
+def _thumbnail(path: str | Path) -> np.ndarray:
     try:
-        small = resize(read_image(path), size)
+        small = resize(read_image(path), SIDE)
     except RejectedImage:
-        return np.full(size * size, np.nan, np.float32)
+        return np.full(SIDE**2, np.nan, np.float32)
     return standardise(small[None])[0]
 
 
@@ -88,10 +89,7 @@ def near_duplicate_groups(
 
 
 def add_groups(
-    manifest: pd.DataFrame,
-    root: Path,
-    threshold: float = 0.98,
-    squares: np.ndarray | None = None,
+    manifest: pd.DataFrame, root: Path, squares: np.ndarray | None = None
 ) -> pd.DataFrame:
     """Copy of a manifest with ``group_id``: the patient, else the near-duplicate group.
 
@@ -108,7 +106,7 @@ def add_groups(
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             hashes = list(pool.map(_sha256, paths))
         thumbs = thumbnails(paths) if squares is None else standardise(squares[unknown])
-        groups = near_duplicate_groups(thumbs, hashes, threshold)
+        groups = near_duplicate_groups(thumbs, hashes)
         manifest.loc[unknown, "group_id"] = [f"dup-{group:06d}" for group in groups]
     return manifest
 

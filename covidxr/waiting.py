@@ -18,18 +18,13 @@ ORDERS = ("first come", "model", "perfect", "wrong")
 
 @dataclass(frozen=True)
 class Load:
-    """A reading room; the defaults are an illustration, not a survey."""
+    """A reading room; the defaults (busy 90% of the time) are an illustration, not a survey."""
 
     films_per_hour: float = 13.5  # mean of the Poisson arrivals
     readers: int = 1
     minutes_per_film: float = 4.0  # mean reading time (gamma)
     variation: float = 0.5  # of reading time, sd / mean; 1 is exponential
     n_films: int = 200  # a run; it starts with an empty queue
-
-    @property
-    def use(self) -> float:
-        """Share of the readers' time that is needed; from 1 on the queue grows without end."""
-        return self.films_per_hour / 60 * self.minutes_per_film / self.readers
 
 
 def waits(arrival, reading, urgency, readers: int = 1) -> np.ndarray:
@@ -102,7 +97,7 @@ def _check(severity: np.ndarray, urgency: np.ndarray, load: Load, n_runs: int) -
         raise InputError(f"waiting: found {n_runs} runs of {load}, expected at least 1 of each")
 
 
-def summary(minutes: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def summary(minutes: pd.DataFrame) -> pd.DataFrame:
     """Minutes of each order over the runs, and its ratio to first come first served.
 
     Returns:
@@ -111,7 +106,7 @@ def summary(minutes: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd
         means, to "first come") with `ratio_low`, `ratio_high` (bootstrap, runs paired), n (runs).
     """
     values = minutes.to_numpy()
-    resamples = metrics.resampled_counts(np.arange(len(values)), n_resamples, seed)
+    resamples = metrics.resampled_counts(np.arange(len(values)))
     draws = np.concatenate([values.T @ counts for counts in resamples], axis=1) / len(values)
     mean, first = values.mean(axis=0), list(minutes).index("first come")
     columns = {"order": list(minutes), "minutes": mean}

@@ -12,7 +12,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["covidxr", "PIL", "pydicom"]):
-    from covidxr import InputError, datasets, history, metadata, resume
+    from covidxr import InputError, history, metadata, resume, tables
     from covidxr.images import RejectedImage, read_image
 
 FILE = Path(tempfile.mkdtemp()) / "input"
@@ -40,16 +40,16 @@ def checkpoints(data: bytes) -> None:
         return
 
 
-def tables(data: bytes) -> None:
+def both_tables(data: bytes) -> None:
     """The first byte chooses: a collection's table, or a table of patients."""
     FILE.write_bytes(data[1:])
     try:
-        datasets._read_csv(FILE) if data[:1] < b"\x80" else history.read(FILE)
+        tables.read_csv(FILE) if data[:1] < b"\x80" else history.read(FILE)
     except InputError:
         return
 
 
-TARGETS = {"images": images, "metadata": checkpoints, "tables": tables}
+TARGETS = {"images": images, "metadata": checkpoints, "tables": both_tables}
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ import sys
 import types
 import urllib.error
 import urllib.request
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -15,10 +14,6 @@ import pytest
 from covidxr import InputError, datasets, phantom
 from covidxr.datasets import MANIFEST_COLUMNS, MANIFEST_DTYPES, SOURCES, load
 from covidxr.download import download
-
-METADATA_COLUMNS = (
-    "patientid,offset,sex,age,finding,went_icu,view,modality,location,filename,license,notes"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -54,27 +49,6 @@ def set_counts(monkeypatch, **counts) -> None:
     counts = {name.replace("_Pneumonia", " Pneumonia"): n for name, n in counts.items()}
     small = datasets.Source(**{**vars(source), "counts": counts})
     monkeypatch.setitem(SOURCES, "radiography", small)
-
-
-def cohen(root: Path, rows: list[str], files=(), encoding="utf-8", scores="") -> Path:
-    (root / "images").mkdir(parents=True)
-    fill(root / "images", files)
-    text = "\n".join([METADATA_COLUMNS, *rows]) + "\n"
-    (root / "metadata.csv").write_bytes(text.encode(encoding))
-    if scores:
-        (root / "annotations").mkdir()
-        (root / "annotations" / "covid-severity-scores.csv").write_text(scores)
-    return root
-
-
-def good_rows(n=6) -> tuple[list[str], list[str]]:
-    """Rows and files of two classes of n frontal X-rays each."""
-    rows, files = [], []
-    for i in range(n):
-        rows.append(f"{i},0,M,60,COVID-19,Y,PA,X-ray,Padova,c{i}.png,CC BY 4.0,")
-        rows.append(f"{i + n},?,F,,No Finding,N,AP Supine,X-ray,,n{i}.jpg,,")
-        files += [f"c{i}.png", f"n{i}.jpg"]
-    return rows, files
 
 
 def check_types(manifest: pd.DataFrame) -> None:
@@ -182,122 +156,6 @@ def test_real_radiography(real_data):
     counts = datasets.class_counts(manifest).to_dict()
     assert counts == {"Normal": 2500, "Lung_Opacity": 400, "COVID": 2000}
     assert all((root / path).is_file() for path in manifest["image_path"].iloc[::100])
-
-
-# cohen
-
-
-def test_cohen_columns_and_types(tmp_path, recwarn):
-    rows, files = good_rows()
-    scores = "## three readers\n## CC BY-SA\nfilename,geographic_mean,opacity_mean\nc1.png,2.7,2\n"
-    manifest, root = load("cohen", cohen(tmp_path / "c", rows, files, scores=scores))
-    check_types(manifest)
-    assert not recwarn
-    covid = manifest[manifest["image_path"] == "images/c1.png"].iloc[0]
-    assert covid[["label", "patient_id", "source", "view", "sex"]].tolist() == [
-        *("COVID", "1", "Padova", "PA", "M")
-    ]
-    assert (covid["age_years"], covid["study_day"], covid["icu"]) == (60, 0, True)
-    assert (covid["extent"], covid["opacity"], covid["licence"]) == (2.7, 2, "CC BY 4.0")
-    normal = manifest[manifest["label"] == "Normal"].iloc[0]
-    unknown = ["source", "age_years", "study_day", "extent", "licence", "extent_covidnet"]
-    assert normal[unknown].isna().all() and normal["icu"] == False  # noqa: E712
-    assert manifest["extent"].notna().sum() == 1
-
-
-def test_cohen_counts_every_row_that_it_leaves_out(tmp_path):
-    rows, files = good_rows()
-    rows += [
-        "90,0,M,60,COVID-19,Y,Axial,CT,,ct.png,,",
-        "91,0,M,60,COVID-19,Y,L,X-ray,,lateral.png,,",
-        "92,0,M,60,COVID-19,Y,,X-ray,,noview.png,,",
-        "93,0,M,60,todo,Y,PA,X-ray,,todo.png,,",
-        "94,0,M,60,COVID-19,Y,PA,X-ray,,absent.png,,",
-        "95,9,M,60,COVID-19,Y,PA,X-ray,,c0.png,,",
-    ]
-    files += ["ct.png", "lateral.png", "noview.png", "todo.png"]
-    root = cohen(tmp_path / "c", rows, files)
-    with pytest.warns(UserWarning) as caught:
-        manifest, _ = load("cohen", root)
-    (message,) = [str(w.message) for w in caught]
-    assert message.startswith(
-        "cohen: 12 of 18 rows kept; left out 1 not X-ray, 2 not frontal, "
-        "1 without a usable finding, 1 without a file, 1 of a repeated file name"
-    )
-    assert "no severity scores" in message
-    first = manifest[manifest["image_path"] == "images/c0.png"]
-    assert first["patient_id"].tolist() == ["0"]
-
-
-@pytest.mark.parametrize(("encoding", "text"), [("utf-8", "Hôpital"), ("latin-1", "Hôpital")])
-def test_cohen_encodings(tmp_path, encoding, text):
-    rows, files = good_rows()
-    rows[0] = rows[0].replace("Padova", text)
-    with pytest.warns(UserWarning, match="no severity scores"):
-        manifest, _ = load("cohen", cohen(tmp_path / "c", rows, files, encoding))
-    assert manifest["source"].iloc[0] == text
-
-
-@pytest.mark.parametrize(
-    ("finding", "label"),
-    [
-        ("COVID-19", "COVID"),
-        ("COVID-19, ARDS", "COVID"),
-        ("Pneumonia/Viral/COVID-19", "COVID"),
-        ("Pneumonia/Viral/SARS", "Lung_Opacity"),
-        ("Tuberculosis", "Lung_Opacity"),
-        ("No Finding", "Normal"),
-        ("todo", None),
-        ("Unknown", None),
-    ],
-)
-def test_cohen_findings(finding, label):
-    found = datasets._finding_class(finding)
-    assert pd.isna(found) if label is None else found == label
-
-
-def test_cohen_covidnet_scores_and_boxes(tmp_path):
-    rows, files = good_rows()
-    scores = "filename,geographic_mean,opacity_mean\nc1.png,2.7,2\ngone.png,1,1\n"
-    root = cohen(tmp_path / "c", rows, files, scores=scores)
-    (root / "annotations" / "severity_annotations.csv").write_text(
-        "filename,Geographic,Opacity,dataset\nc1.png,4,3.5,cohen\nc2.png,8,8,actmed\n"
-    )
-    (root / "annotations" / "lung-bounding-boxes.csv").write_text(
-        "filename,lung,x,y,width,height\nc1.png,left,1.5,2,30,40\n"
-    )
-    with pytest.warns(UserWarning, match="1 of 2 severity scores have no image"):
-        manifest, _ = load("cohen", tmp_path / "c")
-    scored = manifest.dropna(subset=["extent_covidnet"])
-    assert scored["image_path"].tolist() == ["images/c1.png"]
-    assert scored[["extent_covidnet", "opacity_covidnet"]].iloc[0].tolist() == [4, 3.5]
-    boxed = manifest.dropna(subset=["left_x"])
-    assert boxed["image_path"].tolist() == ["images/c1.png"]
-    assert boxed[[f"left_{n}" for n in datasets.BOX]].iloc[0].tolist() == [1.5, 2, 30, 40]
-    assert manifest["right_x"].isna().all()
-    box = datasets.lung_boxes(root).iloc[0]
-    assert box.tolist() == ["c1.png", "left", 1.5, 2, 30, 40]
-    with pytest.raises(InputError, match="lung-bounding-boxes.csv not found"):
-        datasets.lung_boxes(tmp_path)
-
-
-def test_cohen_without_a_needed_column(tmp_path):
-    root = cohen(tmp_path / "c", [])
-    (root / "metadata.csv").write_text("filename,finding\na.png,COVID-19\n")
-    with pytest.raises(InputError, match="no column patientid, offset"):
-        load("cohen", root)
-
-
-def test_real_cohen(real_data):
-    with pytest.warns(UserWarning, match="520 of 758 rows kept"):
-        manifest, root = load("cohen", real_data)
-    counts = datasets.class_counts(manifest).to_dict()
-    assert counts == {"Normal": 13, "Lung_Opacity": 84, "COVID": 423}
-    assert manifest["extent"].notna().sum() == 94
-    assert manifest["extent"].max() <= 8 and manifest["opacity"].max() <= 6
-    assert manifest["patient_id"].notna().all()
-    assert datasets.lung_boxes(root)["filename"].nunique() == 609
-    assert manifest["left_x"].notna().sum() + manifest["right_x"].notna().sum() > 1000
 
 
 # phantom
@@ -517,13 +375,3 @@ def test_download_cohen_all_or_nothing(data_root, monkeypatch, data):
 def test_download_folder_is_refused():
     with pytest.raises(InputError, match="nothing to download"):
         download("folder")
-
-
-def test_reading_leaves_the_folder_as_it_was(tmp_path):
-    rows, files = good_rows()
-    root = cohen(tmp_path / "c", rows, files)
-    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        load("cohen", root)
-    assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before

@@ -233,15 +233,6 @@ def test_balanced_sampler_draws_every_class_as_often():
     assert torch.allclose(shares, torch.full((3,), 1 / 3), atol=0.025)  # 4 standard errors
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_workers_give_the_same_batches(balanced):
-    def batches(num_workers):
-        options = {"train": True, "balanced": balanced, "seed": 3, "num_workers": num_workers}
-        return rows_of(make_loader(numbered(20), 4, **options))
-
-    assert batches(2) == batches(0)
-
-
 def test_class_weights_by_hand():
     weights = class_weights(np.repeat([0, 1, 2], [6, 3, 1]), 3)
     torch.testing.assert_close(weights, torch.tensor([10 / 18, 10 / 9, 10 / 3]))

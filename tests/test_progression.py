@@ -26,9 +26,6 @@ def test_two_films_have_the_smallest_detectable_change_as_limit():
     assert found.limit == pytest.approx(1.96 * np.sqrt(2) * 0.8)
     assert (found.call, found.change) == ("worse", pytest.approx(3))
     assert progression.course([3, 10], [2, 5], [0.3, 0.4]).limit == pytest.approx(1.96 * 0.5)
-    assert progression.smallest_change(0.9, readers=9) == pytest.approx(
-        progression.smallest_change(0.3)
-    )
 
 
 def test_the_readers_constant_is_the_documented_one():
@@ -58,13 +55,11 @@ def test_order_of_films_does_not_matter_and_reversal_turns_worse_into_better():
     assert (one.first_day, one.last_day) == (0, 8)
 
 
-@pytest.mark.parametrize(
-    ("n_films", "z", "share"), [(2, 1.96, 0.05), (5, 1.96, 0.05), (3, 1.645, 0.1)]
-)
-def test_the_limit_keeps_its_share_of_false_calls(n_films, z, share):
+@pytest.mark.parametrize("n_films", [2, 5])
+def test_the_limit_keeps_its_share_of_false_calls(n_films):
     table = films(2000, slope=0, sem=0.6, n_films=n_films)
-    calls = pd.Series([c.call for c in progression.courses(table, z=z).values()])
-    assert np.mean(calls != "stable") == pytest.approx(share, abs=0.02)
+    calls = pd.Series([c.call for c in progression.courses(table).values()])
+    assert np.mean(calls != "stable") == pytest.approx(0.05, abs=0.02)
 
 
 def test_repeatability_finds_the_error_and_ignores_what_films_of_a_patient_share():

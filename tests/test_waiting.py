@@ -91,10 +91,6 @@ def test_same_seed_same_minutes(pairs):
     assert one.equals(two) and not one.equals(other)
 
 
-def test_use_of_the_default_load():
-    assert waiting.Load().use == pytest.approx(0.9)
-
-
 @pytest.mark.parametrize(
     ("severity", "urgency", "load", "message"),
     [
