@@ -10,8 +10,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 
-from covidxr import evaluation, explain, phantom, plots
+from covidxr import explain, phantom, plots, runs, triage
 from covidxr.models import load_checkpoint
 
 TARGET = Path(__file__).resolve().parent / "hero.png"
@@ -28,28 +29,43 @@ def draw_films(size: int) -> tuple[list[phantom.Film], np.ndarray]:
     return films, np.stack([phantom.render(p, image_size=size).image for p in normal])
 
 
-def worklist(films: list[phantom.Film], probabilities: np.ndarray, classes) -> pd.DataFrame:
-    """The films as they would be read: the least likely to be normal first."""
-    table = pd.DataFrame({"film": [f"phantom {number + 1}" for number in range(len(films))]})
-    table["predicted"] = [classes[best] for best in probabilities.argmax(axis=1)]
-    for column, name in enumerate(classes):
-        table[f"p {name}"] = probabilities[:, column]
-    table["truth"] = [film.truth["label"] for film in films]
-    return table.sort_values("p Normal")
+def worklist(films: list[phantom.Film], model, metadata: dict) -> pd.DataFrame:
+    """The films as they would be read, most urgent first; `row` is the film's number."""
+    pixels = torch.from_numpy(np.stack([film.image for film in films]))[:, None]
+    with torch.inference_mode():
+        outputs = model.outputs(pixels).numpy()
+    rows = pd.DataFrame({"image_path": range(len(films)), "patient_id": pd.NA, "label": pd.NA})
+    table = triage.order(runs.predictions_table(rows, outputs, metadata))
+    return pd.DataFrame(
+        {
+            "row": table["image_path"],
+            "place": table["place"].astype(str),
+            "film": [f"phantom {number + 1}" for number in table["image_path"]],
+            "called": table["predicted"],
+            "urgency": table["urgency"].map("{:.2f}".format),
+            "extent of 8": [
+                f"{film.extent:.1f} ± {1.96 * film.extent_sd:.1f}" for film in table.itertuples()
+            ],
+            "true extent": [f"{films[n].truth['extent']:.0f}" for n in table["image_path"]],
+            "truth": [films[n].truth["label"] for n in table["image_path"]],
+        }
+    )
 
 
 def draw_list(ax, table: pd.DataFrame, row: int) -> None:
     """The worklist as a table; `row` is the film shown beside it."""
-    cells = [[f"{v:.2f}" if isinstance(v, float) else v for v in line] for line in table.to_numpy()]
-    drawn = ax.table(cells, colLabels=list(table.columns), loc="center", edges="horizontal")
+    shown = table.drop(columns="row")
+    drawn = ax.table(
+        shown.to_numpy(), colLabels=list(shown.columns), loc="center", edges="horizontal"
+    )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(9.5)
     drawn.scale(1, 1.7)
-    drawn.auto_set_column_width(range(table.shape[1]))
-    for column in range(table.shape[1]):
+    drawn.auto_set_column_width(range(shown.shape[1]))
+    for column in range(shown.shape[1]):
         drawn[0, column].set_text_props(weight="bold")
-        drawn[list(table.index).index(row) + 1, column].set_text_props(weight="bold")
-    ax.set_title("Worklist, least likely normal first; bold: this film", fontsize=11, y=0.88)
+        drawn[list(table["row"]).index(row) + 1, column].set_text_props(weight="bold")
+    ax.set_title("Worklist, most urgent first; bold: this film", fontsize=11, y=0.88)
     ax.axis("off")
 
 
@@ -59,10 +75,9 @@ def main(checkpoint: str) -> None:
     classes = metadata["classes"]
     films, normal = draw_films(metadata["image_size"])
     pixels = np.stack([film.image for film in films])
-    probabilities = evaluation.predictor(model, metadata["temperature"])(pixels)
-    table = worklist(films, probabilities, classes)
-    row = int(np.argmax(probabilities[:, classes.index("COVID")]))
-    shown, target = pixels[[row]], probabilities[[row]].argmax(axis=1)
+    table = worklist(films, model, metadata)
+    row = int(table.loc[table["called"] == "COVID", "row"].iloc[0])
+    shown, target = pixels[[row]], np.array([classes.index("COVID")])
     against = classes.index("Normal")
     seen = explain.fine_map(model, shown, target, LAYERS, BLUR, against, normal)[0]
     figure = plt.figure(figsize=(13, 3.9))
@@ -70,7 +85,7 @@ def main(checkpoint: str) -> None:
     for ax in (left, middle):
         ax.imshow(pixels[row], cmap="gray", vmin=0, vmax=255)
         ax.axis("off")
-    left.set_title(table["film"][row].capitalize(), fontsize=11)
+    left.set_title(f"Phantom {row + 1}", fontsize=11)
     middle.imshow(np.maximum(seen, 0), cmap="cividis", alpha=0.55)
     middle.contour(films[row].lesion, levels=[0.5], colors=plots.CLASS_COLOURS["COVID"])
     middle.set_title("Where the model looks; lesion outlined", fontsize=11)
