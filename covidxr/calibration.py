@@ -14,7 +14,7 @@ from covidxr.metrics import (
     MIN_GROUPS,
     check_probabilities,
     percentile_interval,
-    resampled_counts,
+    resampled,
     wilson_interval,
 )
 
@@ -117,11 +117,8 @@ def calibration_error_interval(y_true, probabilities, groups=None) -> tuple[floa
         raise InputError(f"groups: found {codes.max() + 1}, expected {MIN_GROUPS} for an interval")
     confidence, right, bins = _binned(y_true, probabilities)
     gap = (right - confidence)[:, None]
-    draws = [
-        _calibration_error(gap * counts, bins) / counts.sum(axis=0)
-        for counts in resampled_counts(codes)
-    ]
-    low, high = percentile_interval(np.concatenate(draws))
+    draws = resampled(lambda n: _calibration_error(gap * n, bins) / n.sum(axis=0), codes)
+    low, high = percentile_interval(draws)
     return max(0.0, float(2 * value - high)), max(0.0, float(2 * value - low))
 
 

@@ -195,8 +195,8 @@ def mean_with_interval(values, groups) -> dict:
     result["value"] = float(values.mean())
     if len(names) < metrics.MIN_GROUPS:
         return result
-    draws = [values @ counts / counts.sum(axis=0) for counts in metrics.resampled_counts(codes)]
-    low, high = metrics.percentile_interval(np.concatenate(draws))
+    draws = metrics.resampled(lambda counts: values @ counts / counts.sum(axis=0), codes)
+    low, high = metrics.percentile_interval(draws)
     if low == high and result["value"] in (0.0, 1.0):
         low, high = metrics.wilson_interval(result["value"] * len(names), len(names))
     return result | {"low": float(low), "high": float(high)}

@@ -105,6 +105,12 @@ def resampled_counts(
         yield np.stack(draws, axis=1).astype(np.float32)[codes]
 
 
+def resampled(evaluate: Callable, codes: np.ndarray, *drawing) -> np.ndarray:
+    """Values (..., B) of a function from counts (N, R) to (..., R); `drawing`: as above."""
+    chunks = [evaluate(counts) for counts in resampled_counts(codes, *drawing)]
+    return np.concatenate(chunks, axis=-1)
+
+
 def percentile_interval(draws: np.ndarray) -> np.ndarray:
     """Low and high (2, ...) of the middle 95% of resampled values (..., B).
 
@@ -233,13 +239,12 @@ def _replicates(codes: np.ndarray, evaluators: list[Callable], n_resamples=2000,
     """Return values (E, M) on the images themselves and resampled values (E, M, B)."""
     if n_resamples < 40:
         raise InputError(f"n_resamples: found {n_resamples}, expected 40 or more for 95% intervals")
-    once = np.ones((len(codes), 1))
-    values = np.stack([evaluate(once)[:, 0] for evaluate in evaluators])
-    chunks = [
-        np.stack([evaluate(counts) for evaluate in evaluators])
-        for counts in resampled_counts(codes, n_resamples, seed)
-    ]
-    return values, np.concatenate(chunks, axis=2)
+
+    def evaluate(counts: np.ndarray) -> np.ndarray:
+        return np.stack([each(counts) for each in evaluators])
+
+    values = evaluate(np.ones((len(codes), 1)))[..., 0]
+    return values, resampled(evaluate, codes, n_resamples, seed)
 
 
 def classification_metrics(

@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn import metrics as skm
 
-from covidxr import InputError, alt_text
+from covidxr import InputError, alt_text, datasets
 from covidxr.calibration import reliability_bins
 
 BLACK, GREY = "#000000", "#767676"
@@ -60,10 +60,10 @@ def mark_synthetic(figure_or_ax, dataset: str) -> None:
         return
     style = {"ha": "right", "fontsize": 8, "fontstyle": "italic", "color": GREY}
     if isinstance(figure_or_ax, plt.Figure):
-        figure_or_ax.supxlabel("synthetic phantom", x=0.99, **style)
+        figure_or_ax.supxlabel(alt_text.MARK, x=0.99, **style)
         return
     figure_or_ax.annotate(
-        "synthetic phantom",
+        alt_text.MARK,
         xy=(1, 0.5),
         xytext=(12, 0),
         xycoords="axes fraction",
@@ -123,10 +123,7 @@ def confusion_matrix(y_true, predicted, classes: Sequence[str], ax=None, title=N
 
 def class_by_source(manifest: pd.DataFrame, ax=None, title=None):
     """Images per class (rows) and source (columns), shaded by the share of the class."""
-    source = manifest["source"].fillna("unknown")
-    counts = pd.crosstab(manifest["label"], source)
-    known = [name for name in CLASS_COLOURS if name in counts.index]
-    counts = counts.reindex([*known, *counts.index.difference(known)])
+    counts = datasets.summary(manifest).T
     ax = _axes(ax, f"{title or 'Class by source'} (n = {len(manifest):,})", "source", "class")
     return _table_of_counts(ax, counts.to_numpy(), counts.index, counts.columns)
 
@@ -241,12 +238,7 @@ def histogram_by_class(manifest: pd.DataFrame, column: str, bins: int = 20, ax=N
         ax.text(0.5, 0.5, f"unknown for all {len(values):,} images", ha="center", va="center")
         return ax
     edges = np.histogram_bin_edges(values.dropna().to_numpy(float), bins)
-    present = manifest["label"].unique()
-    names = [
-        *(c for c in CLASS_COLOURS if c in present),
-        *sorted(set(present) - set(CLASS_COLOURS)),
-    ]
-    for name, style in _styles(names).items():
+    for name, style in _styles(datasets.classes_of(manifest)).items():
         mine = values[manifest["label"] == name]
         known = mine.dropna().to_numpy(float)
         shares = np.histogram(known, edges)[0] / max(len(known), 1)

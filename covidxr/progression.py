@@ -55,9 +55,10 @@ def repeatability(patients, estimates, truths) -> dict:
         return result
     result["value"] = float(np.sqrt(squares.sum() / freedom.sum()))
     if len(freedom) >= metrics.MIN_GROUPS:
-        counts = metrics.resampled_counts(np.arange(len(freedom)))
-        draws = [np.sqrt(squares @ part / (freedom @ part)) for part in counts]
-        low, high = metrics.percentile_interval(np.concatenate(draws))
+        draws = metrics.resampled(
+            lambda counts: np.sqrt(squares @ counts / (freedom @ counts)), np.arange(len(freedom))
+        )
+        low, high = metrics.percentile_interval(draws)
         result |= {"low": float(low), "high": float(high)}
     return result
 

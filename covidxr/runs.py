@@ -297,7 +297,7 @@ def predict_files(run, paths, batch_size: int = 64) -> pd.DataFrame:
     the processes, and all get the whole table.
     """
     model, meta = load_checkpoint(Path(run) / "model.safetensors")
-    compute = choose_compute(meta.get("precision", "auto"))
+    compute = choose_compute(meta["precision"])
     classes, size = meta["classes"], meta["image_size"]
     names = pd.Series([str(path) for path in paths], dtype=object)  # may hold bytes of no UTF-8
     rows = pd.DataFrame({"image_path": names})

@@ -5,6 +5,8 @@ opacity; a film's score is the sum. The model scores each lung from its half of 
 XrayResNet18), so it can learn from films of which only the sum is known.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +20,7 @@ HIGHEST = {"extent": 8.0, "opacity": 6.0}
 COVIDNET_OPACITY = HIGHEST["opacity"] / 8  # COVID-Net's readers scored opacity 0-8
 OUTPUTS = 8  # what the severity head adds to a model's outputs: four numbers a lung
 COLUMNS = ("extent", "extent_sd", "extent_right", "extent_left", "opacity", "opacity_sd")
+AGREEMENT = ("pearson_r", "r2", "mae", "bias", "limits_low", "limits_high")
 MIN_FILMS = 10  # scored validation films without which the spread of errors is not known
 
 
@@ -116,8 +119,8 @@ def mean_error(outputs: np.ndarray, scores: np.ndarray) -> float:
     return float(np.nanmean(error)) if np.isfinite(error).any() else float("nan")
 
 
-def _agreement(truth, found, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Figures of agreement for films drawn `counts` (N, R) times, each (R,)."""
+def _agreement(truth, found, counts: np.ndarray) -> np.ndarray:
+    """AGREEMENT (6, R) of films drawn `counts` (N, R) times."""
     n = counts.sum(axis=0)
 
     def mean(values):
@@ -131,14 +134,7 @@ def _agreement(truth, found, counts: np.ndarray) -> dict[str, np.ndarray]:
     width = 1.96 * np.sqrt(np.maximum(squared - bias**2, 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         r, r2 = covariance / np.sqrt(var_truth * var_found), 1 - squared / var_truth
-    return {
-        "pearson_r": r,
-        "r2": r2,
-        "mae": mean(np.abs(error)),
-        "bias": bias,
-        "limits_low": bias - width,
-        "limits_high": bias + width,
-    }
+    return np.stack([r, r2, mean(np.abs(error)), bias, bias - width, bias + width])
 
 
 def agreement(truth, found, groups) -> pd.DataFrame:
@@ -155,19 +151,15 @@ def agreement(truth, found, groups) -> pd.DataFrame:
     found = pd.to_numeric(pd.Series(found)).to_numpy(float, na_value=np.nan)
     known = np.isfinite(truth) & np.isfinite(found)
     truth, found = truth[known], found[known]
-    names = list(_agreement(np.zeros(1), np.zeros(1), np.ones((1, 1))))
-    frame = pd.DataFrame({"metric": names, "value": np.nan, "low": np.nan, "high": np.nan})
+    frame = pd.DataFrame({"metric": AGREEMENT, "value": np.nan, "low": np.nan, "high": np.nan})
     frame["n"] = int(known.sum())
     if known.sum() < 3:
         return frame
-    values = _agreement(truth, found, np.ones((len(truth), 1)))
-    frame["value"] = [float(values[name][0]) for name in names]
+    frame["value"] = _agreement(truth, found, np.ones((len(truth), 1)))[:, 0]
     codes, found_groups = pd.factorize(np.asarray(groups)[known])
     if len(found_groups) < metrics.MIN_GROUPS:
         return frame
-    draws = [_agreement(truth, found, counts) for counts in metrics.resampled_counts(codes)]
-    for row, name in enumerate(names):
-        values = np.concatenate([draw[name] for draw in draws])
+    for row, values in enumerate(metrics.resampled(partial(_agreement, truth, found), codes)):
         if np.isfinite(values).all():
             frame.loc[row, ["low", "high"]] = metrics.percentile_interval(values)
     return frame

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from covidxr import InputError
-
-SEVERITY = ("extent", "extent_sd", "extent_right", "extent_left", "opacity", "opacity_sd")
+from covidxr.severity import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ def order(predictions: pd.DataFrame, rules: Rules | None = None) -> pd.DataFrame
     """
     classes = classes_of(predictions)
     names = [f"p_{name}" for name in classes]
-    absent = [name for name in SEVERITY if name not in predictions]
+    absent = [name for name in COLUMNS if name not in predictions]
     table = predictions.reindex(columns=[*predictions, *absent])
-    numbers = [*names, *SEVERITY]
+    numbers = [*names, *COLUMNS]
     table[numbers] = table[numbers].apply(pd.to_numeric).astype(float)
     read = table["status"] == "ok"
     if table.loc[read, names].isna().any(axis=None):

@@ -106,8 +106,8 @@ def summary(minutes: pd.DataFrame) -> pd.DataFrame:
         means, to "first come") with `ratio_low`, `ratio_high` (bootstrap, runs paired), n (runs).
     """
     values = minutes.to_numpy()
-    resamples = metrics.resampled_counts(np.arange(len(values)))
-    draws = np.concatenate([values.T @ counts for counts in resamples], axis=1) / len(values)
+    draws = metrics.resampled(lambda counts: values.T @ counts, np.arange(len(values)))
+    draws = draws / len(values)
     mean, first = values.mean(axis=0), list(minutes).index("first come")
     columns = {"order": list(minutes), "minutes": mean}
     columns["low"], columns["high"] = np.quantile(draws, (0.025, 0.975), axis=1)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidxr import InputError, triage
+from covidxr import InputError, severity, triage
 
 CLASSES = ("Normal", "Lung_Opacity", "COVID")
 
@@ -45,7 +45,7 @@ def test_urgency_is_expected_severity():
 
 def test_without_severity_urgency_is_the_probability_of_disease():
     bare = pd.DataFrame([film("a", SURE_NORMAL), film("b", SURE_COVID)])
-    for predictions in (bare, bare.drop(columns=list(triage.SEVERITY))):
+    for predictions in (bare, bare.drop(columns=list(severity.COLUMNS))):
         table = triage.order(predictions)
         assert not triage.has_severity(table)
         assert table["image_path"].to_list() == ["b", "a"]
