@@ -193,7 +193,7 @@ def triage(
     if launch.rank() > 0:
         return
     rejected, asked = (table["status"] == "rejected").sum(), table["to_person"].notna().sum()
-    print(f"{out}: {len(table)} files, {rejected} rejected, {asked} to a person. ", end="")
+    print(f"{out}: {len(table)} files, {rejected} rejected, {asked} in doubt. ", end="")
     print("Not a medical device.")
 
 

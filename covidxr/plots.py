@@ -507,7 +507,7 @@ def waits(summary: pd.DataFrame, ax=None, title=None):
     The broad pale stroke holds 95% of single runs; the thin one is the interval of their mean.
     """
     heading = f"{title or 'The sickest tenth'} (n = {summary['n'].iloc[0]:,} runs)"
-    ax = _axes(ax, heading, "minutes until reading starts (log)", "")
+    ax = _axes(ax, heading, "minutes until reading starts, sickest tenth (log)", "")
     colours = (GREY, CLASS_COLOURS["Normal"], CLASS_COLOURS["Lung_Opacity"], CLASS_COLOURS["COVID"])
     for i, row in enumerate(summary.itertuples()):
         ax.plot([row.run_low, row.run_high], [i, i], color=colours[i], alpha=0.3, linewidth=6)

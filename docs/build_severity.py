@@ -5,7 +5,11 @@ import json
 from build_readme import RESULTS, ROOT, fill, with_interval
 
 FRESH, REAL = RESULTS / "fresh.json", ROOT / "covidxr" / "results" / "severity.json"
-NAMES = {"pearson_r": "r", "mae": "MAE", "mae_of_mean": "MAE of always answering the mean"}
+NAMES = {
+    "pearson_r": "r",
+    "mae": "MAE",
+    "mae_of_mean": "MAE of always answering the training films' mean",
+}
 SHARES = {
     "right": "called right, of patients whose true change exceeds the limit",
     "false calls": "called a change, of patients whose extent did not change",
@@ -22,18 +26,23 @@ def figure(row: dict, digits: int = 2) -> str:
 def fresh_rows(result: dict):
     """(figure, value, n) on fresh phantoms."""
     for row in result["severity"]:
-        if row["metric"] in NAMES and row["score"] in ("extent", "opacity", "extent_right"):
+        if row["metric"] in NAMES and row["score"] in SCALES:
             score = row["score"].replace("extent_right", "extent, right lung alone")
-            yield f"{score}: {NAMES[row['metric']]}", figure(row), row["n"]
+            name = NAMES[row["metric"]].format(scale=SCALES[row["score"]])
+            yield f"{score}: {name}", figure(row), row["n"]
     films = result["films"]
     yield "truth inside the 95% range of extent", f"{result['inside_95']:.2f}", films
-    yield "films that go to a person", f"{result['to_person']:.2f}", films
+    yield "films in doubt", f"{result['to_person']:.2f}", films
     for row in result["progression"]["shares"]:
         if row["metric"] in SHARES:
             yield f"progression: {SHARES[row['metric']]}", figure(row), row["n"]
     for row in result["waits"]:
         interval = f"{row['minutes']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
-        yield f"minutes waited by the sickest tenth, {row['order']}", interval, row["n"]
+        yield (
+            f"simulated minutes waited by the sickest tenth (n: runs), {row['order']}",
+            interval,
+            row["n"],
+        )
 
 
 def tables() -> str:
@@ -47,8 +56,8 @@ def tables() -> str:
         "",
         *head,
         *(f"| {name} | {value} | {n:,} |" for name, value, n in fresh_rows(fresh)),
-        f"| highest pixel of the map on the lesion ({fresh['layers']}; chance: film "
-        f"{fresh['chance_film']:.3f}, lungs {fresh['chance_lungs']:.3f}) | {with_interval(game)} | "
+        "| highest pixel of the map on the lesion, of correctly detected disease "
+        f"({fresh['layers']}; chance: film {fresh['chance_film']:.3f}, lungs {fresh['chance_lungs']:.3f}) | {with_interval(game)} | "
         f"{game['n']} |",
         "",
         f"**real: {real['source']}**, from weights `phantom` by way of `radiography` without the "

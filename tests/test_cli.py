@@ -263,10 +263,10 @@ def test_triage_writes_a_page_and_a_table(call, elsewhere, tiny_run, phantom_dir
     code, out, err = call("triage", tiny_run, *films, "gone.png", "--manifest", table)
     assert (code, err) == (0, "")
     assert out.startswith("worklist.html: 3 files, 1 rejected, ")
-    assert out.endswith("to a person. Not a medical device.\n")
+    assert out.endswith("in doubt. Not a medical device.\n")
     assert listing(elsewhere) == ["worklist.csv", "worklist.html"]
     code, out, _ = call("triage", tiny_run, "gone.png", "--out", "none.html")
-    assert code == 0 and out.startswith("none.html: 1 files, 1 rejected, 0 to a person")
+    assert code == 0 and out.startswith("none.html: 1 files, 1 rejected, 0 in doubt")
 
 
 @pytest.mark.parametrize("out", ["absent/list.html", "", "list.csv", "list"])

@@ -103,7 +103,7 @@ def test_page_says_what_it_knows_and_what_not():
     full, table = page()
     assert "Not a medical device" in full and "Urgency is P(disease) × extent / 8" in full
     assert "p = 0.30, which found 95%" in full and "temperature 1.50" in full
-    assert f"<b>{table['to_person'].notna().sum()}</b> for a person" in full
+    assert f"<b>{table['to_person'].notna().sum()}</b> in doubt" in full
     assert "synthetic phantom" not in full
     bare = page(severity=False, known=False, meta=META | {"threshold": None} | PHANTOM)[0]
     assert "estimates no severity, so urgency is P(disease) alone" in bare
@@ -334,7 +334,7 @@ def test_filters_show_what_was_asked_for(visit, site):
     assert column(tab, "name") == [] and tab.get_by_text("No film fits").is_visible()
     find.fill("")
     show = tab.get_by_label("Show")
-    show.select_option("to a person")
+    show.select_option("in doubt")
     assert len(column(tab, "name")) == table["to_person"].notna().sum() > 0
     for call in progression.CALLS:
         show.select_option(f"course: {call}")

@@ -95,7 +95,7 @@ if scored:
     sick = films["extent"] > 0
     error = (found["extent"] - films["extent"])[sick].astype(float).abs().mean()
     r = table.loc[("extent", "pearson_r"), "value"]
-    title = f"Extent: r = {r:.2f}, off by {error:.2f} of 8 on {sick.sum()} sick films"
+    title = f"r = {r:.2f}; off by {error:.2f} on {sick.sum()} sick films"
     fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     plots.estimates(films["extent"], found["extent"], films["label"], ax=axes[0], title=title)
     plots.bland_altman(films["extent"], found["extent"], ax=axes[1])
@@ -166,9 +166,8 @@ if scored:
     pairs = ward.dropna(subset=["truth", "urgency"])
     minutes = waiting.simulate(pairs["truth"], pairs["urgency"], n_runs=1000, seed=seed)
     waits = waiting.summary(minutes)
-    model, first = (waits.set_index("order").loc[name] for name in ("model", "first come"))
-    found_by = f"{first['minutes']:.0f} minutes, by the model {model['minutes']:.0f}"
-    title = f"Simulated: the sickest tenth waits {found_by}"
+    wait = waits.set_index("order")["minutes"]
+    title = f"Simulated: {wait['first come']:.0f} min, by the model {wait['model']:.0f}"
     plots.mark_synthetic(plots.waits(waits, title=title), dataset)
 
 # %% [markdown]
@@ -177,9 +176,9 @@ if scored:
 # is easy to find, as on phantoms; sick films further down the list do not count here.
 #
 # No order shortens the queue: what the sickest gain the others wait longer, and the mean over all
-# films is the same in each (the simulation keeps it so). The *wrong* order shows the stake: a model
-# that errs systematically costs more than having none. How much is gained also depends on the room:
-# with an idle reader no one waits.
+# films is the same in each (the simulation keeps it so). The *wrong* order, a
+# full reversal, shows the worst case: it costs the sickest far more than no order does. How much is
+# gained also depends on the room: the emptier it is, the less there is to gain.
 #
 # ## Is it getting worse?
 #
@@ -200,13 +199,13 @@ if scored:
     print(f"smallest detectable change between two films, model: {change:.2f} of 8")
 
 # %% [markdown]
-# For scale, a human reader: from the differences between *two* readers on 192 *real* films
+# For scale, people: from the differences between *two* readers on 192 *real* films
 # (Signoroni et al., 2021; their score of 0 to 18 carried over to 0 to 8). The two limits cannot be
 # compared where the model's comes from phantoms.
 
 # %% tags=["nbval-check-output"]
 change = progression.smallest_change(progression.READER_SEM)
-print(f"smallest detectable change between two real films, one reader: {change:.2f} of 8")
+print(f"smallest detectable change between two real films, by two readers' spread: {change:.2f}")
 
 # %%
 series = found.assign(study_day=films["study_day"], patient_id=films["patient_id"])
@@ -240,8 +239,10 @@ if longest:
 # %% [markdown]
 # These are the sick patients with the most films. The grey zone is what measuring alone may do; the
 # line uses all films, not the first and last only; more films make the limit smaller than that for
-# two. Compare the crosses, the truth, with the line: a true change can drown in errors of single
-# films. A patient who worsens and then recovers may come out as stable: a line has no peak.
+# two. *True change* is that of a line through the crosses. Compare crosses and line: where is a
+# true change called stable, and where does the truth lie outside a film's 95% range although the
+# range is narrow? A patient who worsens and then recovers may come out as stable: a line has no
+# peak.
 #
 # ## A page for the reader
 #
@@ -257,8 +258,12 @@ print(f"{len(page)} films, {page['to_person'].notna().sum()} of them in doubt")
 # %% [markdown]
 # ## On real films
 #
-# Phantoms teach the method. What becomes of it on people's films is measured by the same code on
-# the COVID-19 Image Data Collection (Cohen et al., 2020); no patient of a test fold is in training:
+# Phantoms teach the method. On people's films (COVID-19 Image Data Collection; Cohen et al., 2020)
+# the same code measures the scores, the *direction* of a change (its sign, without a limit) and the
+# first film against intensive care; doubt, limit and waits are not measured. No patient of a test
+# fold is in the training films of this collection. The starting weights had seen other public films
+# without near-duplicates of these, but those name no patients; and they were chosen after a look at
+# three test folds of an earlier run, so the figures may be a little too good:
 
 # %% tags=["nbval-check-output"]
 real = json.loads(files("covidxr").joinpath("results/severity.json").read_text())
@@ -271,8 +276,9 @@ for row in real["rows"]:
 # Two readers agree on a film with r 0.87, on other films and by another score (Signoroni et al.,
 # 2021; 192 films): near the model's r, and not comparable film by film. Held against the experts'
 # scores no model can be shown to be better than they are; an outcome could show it. The last two
-# lines try, with admission to intensive care (ICU): their intervals overlap almost entirely, so no
-# difference is shown. And compare the limits of agreement with those on phantoms above.
+# lines try, with admission to intensive care (ICU). Both come from the same patients, so only a
+# paired interval of the difference could tell them apart; none is given, and no difference is
+# shown. And compare the limits of agreement with those on phantoms above.
 #
 # ## What this does not show
 #
@@ -297,7 +303,8 @@ for row in real["rows"]:
 #
 # <details><summary>Answers</summary>
 #
-# 1. A shift or a wrong scale: bias. It can be mended by refitting on validation films.
+# 1. A shift (bias) or a wrong scale. A line fitted on validation films, truth against estimate, can
+#    mend both.
 # 2. What happens to those who are not the sickest, and whether a shorter wait changes an outcome.
 # 3. Neither a change nor that there was none: that much comes from measuring alone.
 # 4. What is wrong in the same way on all films of a patient makes no false change.
@@ -316,7 +323,7 @@ urgent = sick + rng.normal(0, 2, 300)  # a model's urgencies
 
 # %% [markdown]
 # **1. Predict.** Half as many films arrive. Will the order be worth more minutes to the sickest, or
-# fewer? Then compute `busy` and `idle`: the mean minutes by which "model" beats "first come" in
+# fewer? Then compute `busy` and `quiet`: the mean minutes by which "model" beats "first come" in
 # `waiting.simulate(sick, urgent, load, n_runs=200)`, for `load = waiting.Load()` (13.5 films an
 # hour) and for `waiting.Load(films_per_hour=6.75)`.
 
@@ -328,13 +335,13 @@ def saved(load):
     return (minutes["first come"] - minutes["model"]).mean()
 
 
-busy, idle = saved(waiting.Load()), saved(waiting.Load(films_per_hour=6.75))
-print(f"saved: {busy:.1f} minutes in the busy room, {idle:.1f} in the idle one")
+busy, quiet = saved(waiting.Load()), saved(waiting.Load(films_per_hour=6.75))
+print(f"saved: {busy:.1f} minutes in the busy room, {quiet:.1f} in the quiet one")
 
 # %% tags=["check"]
 assert busy is not ... and busy > 0, "first come first served minus the model's order"
-assert 0 < idle < busy, "who waits where the reader is free?"
-assert idle < 5, "halve films_per_hour, leave the rest as it is"
+assert 0 < quiet < busy, "fewer films wait in a quiet room"
+assert quiet < 5, "halve films_per_hour, leave the rest as it is"
 
 # %% [markdown]
 # **2. Call a change.** Write `call(before, after, sem)`: "worse", "better" or "stable" for two

@@ -86,6 +86,9 @@ plots.mark_synthetic(ax.figure, dataset)
 # border *and* the sources differ in their share of disease, a shortcut is open. The two sites of
 # the phantoms give themselves away at the border, but have nearly the same share of disease.
 #
+# The probe on thumbnails *with the lungs blacked out* was fitted on such pictures: if its interval
+# lies above chance, something outside the lungs, or the shape of the patch, tells the class.
+#
 # Read the ablations with care. The model was not retrained: a black chest is new to it, and that
 # alone costs score. A low score therefore proves nothing; a score clearly above chance *with the
 # lungs blacked out* shows that something else, be it only the outline of the black patch, tells the
@@ -173,15 +176,16 @@ scores = {"trained at A": test(clean_a, films.pixels)}
 scores["trained at B"] = test(clean_b, films.pixels, ~at_a)
 table = pd.concat(t.assign(model=name) for name, t in scores.items())
 table["where"] = table["input"].map({"in": "in-source", "out": "out-of-source"})
-lost = table.groupby("where")["value"].mean()
-title = "Mean accuracy {in-source:.2f} at home, {out-of-source:.2f} away".format(**lost)
+a, b = (scores[f"trained at {site}"]["value"].tolist() for site in "AB")
+title = f"Films of A: own model {a[0]:.2f}, B's {b[1]:.2f}; of B: {b[0]:.2f}, A's {a[1]:.2f}"
 ax = plots.intervals(table, by="model", series="where", title=title)
 plots.mark_synthetic(ax.figure, "phantom")
 
 # %% [markdown]
 # Same disease, same physics, another vendor. Compare on the films of *one* site, since the films of
-# the two differ: the in-source point of one model with the out-of-source point of the other. Where
-# their intervals overlap, no loss is shown; and where an interval holds the grey stroke (always
+# the two differ: the in-source point of one model with the out-of-source point of the other. Both
+# score the same films, so a paired difference would be sharper; where the intervals overlap widely,
+# no loss is shown; and where an interval holds the grey stroke (always
 # answering the commonest class), the model has learnt next to nothing. These short trainings on 40
 # pixels are too weak to show a small loss. A paper with one hospital reports the in-source figure
 # alone.
@@ -204,7 +208,10 @@ share = share.pivot_table(values="carries", index="site", columns="state")
 print(share.round(2).to_string())
 
 # %% tags=["slide"]
-first = [np.flatnonzero((part == "test") & s & i)[0] for s in (at_a, ~at_a) for i in (sick, ~sick)]
+first = []
+for site in (at_a, ~at_a):
+    for kind in (sick, ~sick):
+        first.append(np.flatnonzero((part == "test") & site & kind)[0])
 titles = [f"site {site}, {state}" for site in "AB" for state in ("sick", "healthy")]
 axes = plots.image_grid(planted[first], titles)
 plots.mark_synthetic(axes[0, 0].figure, "phantom")
@@ -226,12 +233,15 @@ ax = plots.intervals(table, by="model", series="where", title=title)
 plots.mark_synthetic(ax.figure, "phantom")
 
 # %% [markdown]
-# On its own test split the tricked model looks no worse, as a rule better; no metric of notebook 04
-# would betray it, since its test films carry the same token. Only the other hospital does.
+# The token tells sick from healthy, but not `COVID` from `Lung_Opacity`, so even a model that reads
+# it perfectly is not right everywhere. On its own test split the tricked model looks no worse, as a
+# rule better; no metric of notebook 04 would betray it, since its test films carry the same token.
+# Only the other hospital does.
 #
 # ## Does a map find it?
 #
-# Grad-CAM (notebook 05) marks the pixels that speak for the predicted class. We compare the two
+# Grad-CAM (notebook 05) marks the pixels that speak for a class; here the true one, whether or not
+# the model found it. We compare the two
 # models on sick test films of site A, and count the share of the map's energy inside the token,
 # which covers few pixels. On films of 40 pixels layer4 has 2 × 2 cells; layer3, with 3 × 3, is
 # coarse too, but enough to tell a corner.
@@ -250,14 +260,16 @@ for name, found in maps.items():
 
 # %% tags=["slide"]
 pictures = [planted[look[0]], *(255 * m[0] / max(m[0].max(), 1e-9) for m in maps.values())]
-axes = plots.image_grid(pictures, ["film", "Grad-CAM, clean", "Grad-CAM, tricked"])
+axes = plots.image_grid(pictures, [f"film 1 of {len(look)}", "clean model", "tricked model"])
 plots.mark_synthetic(axes[0, 0].figure, "phantom")
 
 # %% [markdown]
-# A share far above the token's share of pixels means that the model looks there. The clean model
-# never saw a token, so its share tells what the corner gets by itself; but look where its map is
-# highest: to be free of the token is not yet to be on the disease. The map shows *where*, never
-# *why*: had the token been spread over the whole film (a contrast, say), there would be no spot.
+# White is most evidence, each map on its own scale; one film stands for all, the figures printed
+# above are the evidence. A share far above the token's share of pixels means that the model looks
+# there. The clean model never saw a token, so its share tells what the corner gets by itself; but
+# look where its map is highest: to be free of the token is not yet to be on the disease. The map
+# shows *where*, never *why*: had the token been spread over the whole film (a contrast, say), there
+# would be no spot.
 #
 # ## Three cures
 #
@@ -287,8 +299,8 @@ table = pd.concat(t.assign(model=name) for name, t in scores.items())
 table["where"] = table["input"].map({"in": "site A", "out": "site B"})
 away = table[table["where"] == "site B"].set_index("model")
 cured, chance = away["value"].drop("shortcut"), away["chance"].iloc[0]
-shares = f"{cured.min():.2f} to {cured.max():.2f} with a cure, {chance:.2f} by chance"
-title = f"Site B: {outside:.2f} with the token, {shares}"
+shares = f"{cured.min():.2f} to {cured.max():.2f} cured, chance {chance:.2f}"
+title = f"Site B: {outside:.2f} tricked, {shares}"
 ax = plots.intervals(table, by="model", series="where", title=title)
 plots.mark_synthetic(ax.figure, "phantom")
 regained = (cured - outside) / max(inside - outside, 0.01)
@@ -312,7 +324,8 @@ print("share of the loss regained:", regained.round(2).to_dict())
 #
 # - A score above chance from the border or without lungs is a finding: say it beside the headline.
 # - Split by patient; the difference to a split by film is a leak, not a skill.
-# - A good in-source figure does not promise an out-of-source one, with or without a token.
+# - A good in-source figure does not promise an out-of-source one; small films and short trainings
+#   show it with a token only.
 # - A shortcut is invisible on a test split that carries it; maps and other hospitals show it.
 # - Balance, mask or augment; then measure again elsewhere.
 #
@@ -368,11 +381,12 @@ assert np.allclose(token_score(0.5), (3 / 4, 1 / 4), atol=0.1), "carriers tells 
 assert np.allclose(token_score(0), 1 / 2, atol=0.1), "a token that stands anywhere tells nothing"
 
 # %% [markdown]
-# **2. Break a model with a token, and mend it.** Plant the token at strength 1
-# (`shortcut.plant`), shrink the films to 16 × 16 (`shift.shrink`) and fit `shift.linear_probe()`
-# on the first half of site A's. Its accuracies on the second half: `home` at site A, `away` at the
-# other. Then do all of it with hidden corners (`shortcut.hide_corners`): `mended`, the accuracy at
-# the other site. Is the cure a success if `mended` is still below `home`?
+# **2. Break a model with a token, and mend it.** Plant the token at strength 1 (`shortcut.plant`),
+# shrink the films to 16 × 16 (`shift.shrink`) and fit `shift.linear_probe()` to tell `ill` on site
+# A's films in the first half (`first_half & here`). Its accuracies on the second half: `home` at
+# site A, `away` at the other. Then hide the corners of the planted films (`shortcut.hide_corners`)
+# and do it again: `mended`, the accuracy at the other site. Compare it with the same probe on films
+# without any token: is the cure a success?
 
 
 # %% tags=["solution"]
