@@ -7,9 +7,10 @@ from build_readme import RESULTS, ROOT, fill, with_interval
 FRESH, REAL = RESULTS / "fresh.json", ROOT / "covidxr" / "results" / "severity.json"
 NAMES = {
     "pearson_r": "r",
-    "mae": "MAE",
-    "mae_of_mean": "MAE of always answering the training films' mean",
+    "mae": "MAE (of {scale})",
+    "mae_of_mean": "MAE (of {scale}) of always answering the training films' mean",
 }
+SCALES = {"extent": 8, "opacity": 6, "extent_right": 4}
 SHARES = {
     "right": "called right, of patients whose true change exceeds the limit",
     "false calls": "called a change, of patients whose extent did not change",
@@ -57,8 +58,8 @@ def tables() -> str:
         *head,
         *(f"| {name} | {value} | {n:,} |" for name, value, n in fresh_rows(fresh)),
         "| highest pixel of the map on the lesion, of correctly detected disease "
-        f"({fresh['layers']}; chance: film {fresh['chance_film']:.3f}, lungs {fresh['chance_lungs']:.3f}) | {with_interval(game)} | "
-        f"{game['n']} |",
+        f"({fresh['layers']}; chance: film {fresh['chance_film']:.3f}, lungs "
+        f"{fresh['chance_lungs']:.3f}) | {with_interval(game)} | {game['n']} |",
         "",
         f"**real: {real['source']}**, from weights `phantom` by way of `radiography` without the "
         "films that stand in both collections; no outside weights. A cross-validation right from "
