@@ -302,7 +302,8 @@ def test_waits():
     table = waiting.summary(waiting.simulate(severity, severity, n_runs=20))
     _, ax = plt.subplots()
     assert plots.waits(table, ax=ax) is ax
-    check(ax, "The sickest tenth (n = 20 runs)", "minutes until reading starts, sickest tenth (log)", "")
+    label = "minutes until reading starts, sickest tenth (log)"
+    check(ax, "The sickest tenth (n = 20 runs)", label, "")
     assert [label.get_text() for label in ax.get_yticklabels()] == list(waiting.ORDERS)
     for row, text in zip(table.itertuples(), texts(ax), strict=True):
         assert text.startswith(f"{row.minutes:.1f} [") and text.endswith(f"× {row.ratio:.2f}")

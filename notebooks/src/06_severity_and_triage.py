@@ -103,10 +103,9 @@ if scored:
 
 # %% [markdown]
 # Many films have an extent of 0, and for them the task is easy; look at the spread *within* one
-# column of dots, too (the truth is a whole number; dots are shifted sideways a little to be seen).
-# In the right-hand panel each slanted stripe is one true extent, and its slope means nothing.
-# Compare the stripes' middles: if they fall from left to right, small extents are overrated and
-# large ones underrated, which is what a model does that is unsure and plays safe.
+# column of dots, too (dots are shifted sideways a little to be seen). In the right-hand panel each
+# stripe is one true extent, and its slope means nothing. If the stripes' middles fall from left to
+# right, small extents are overrated and large ones underrated: the model plays safe.
 #
 # ## Does it know when it does not know?
 #
@@ -126,9 +125,8 @@ if scored:
 
 # %% [markdown]
 # Errors should grow from the surest third to the least sure one: that is what makes the doubt worth
-# having. Then read *inside* line by line. Where it is below 0.95 the range is too narrow, and the
-# place to look is the least sure third, where the model errs most. One factor for all films cannot
-# put every third right.
+# having. Where *inside* is below 0.95 the range is too narrow; look at the least sure third, where
+# the model errs most. One factor for all films cannot put every third right.
 #
 # ## Triage: who is read first?
 #
@@ -151,8 +149,7 @@ print(reasons.to_string() if len(reasons) else "no film is in doubt")
 # %% [markdown]
 # Read from left to right: the sickest films should stand first. Look for full dots high up on the
 # right: sick films that the model was sure about and placed late are the ones that triage harms.
-# Few films in doubt are no comfort as long as such dots exist: there the model errs without knowing
-# it. The bounds for doubt are fixed, not fitted to these films.
+# Few films in doubt are no comfort as long as such dots exist: there it errs without knowing it.
 #
 # ## Minutes waited by the sickest
 #
@@ -172,13 +169,11 @@ if scored:
 
 # %% [markdown]
 # The mark is the mean over a thousand runs, its 95% interval in brackets; the pale bar holds 95% of
-# the runs; × compares with first come. Where the model comes close to *perfect*, the sickest tenth
-# is easy to find, as on phantoms; sick films further down the list do not count here.
+# the runs; × compares with first come. On phantoms the sickest tenth is easy to find.
 #
 # No order shortens the queue: what the sickest gain the others wait longer, and the mean over all
-# films is the same in each (the simulation keeps it so). The *wrong* order, a
-# full reversal, shows the worst case: it costs the sickest far more than no order does. How much is
-# gained also depends on the room: the emptier it is, the less there is to gain.
+# films is the same. The *wrong* order, a full reversal, is the worst case: it costs the sickest far
+# more than no order does. And the emptier the room, the less there is to gain.
 #
 # ## Is it getting worse?
 #
@@ -223,9 +218,8 @@ if courses:
 # %% [markdown]
 # Rows are the truth, columns what was called. *Right* asks about patients whose true change exceeds
 # the limit; *false calls* about those whose extent did not change at all, mostly healthy ones at 0,
-# for whom that is easy; *direction* about the sign, called or not, where the true change is at
-# least 1. With so few patients the intervals are wide. The README has *right* and *false calls* for
-# a larger set of fresh phantoms.
+# for whom that is easy; *direction* about the sign where the true change is at least 1. The README
+# has *right* and *false calls* for a larger set of fresh phantoms.
 
 # %% tags=["slide"]
 longest = sorted(courses, key=lambda p: -(series["patient_id"] == p).sum())
@@ -238,10 +232,9 @@ if longest:
 
 # %% [markdown]
 # These are the sick patients with the most films. The grey zone is what measuring alone may do; the
-# line uses all films, not the first and last only; more films make the limit smaller than that for
-# two. *True change* is that of a line through the crosses. Compare crosses and line: where is a
-# true change called stable, and where does the truth lie outside a film's 95% range although the
-# range is narrow? A patient who worsens and then recovers may come out as stable: a line has no
+# line uses all films, which makes the limit smaller than that for two. *True change* is that of a
+# line through the crosses. Where is a true change called stable, and where does the truth lie
+# outside a narrow 95% range? A patient who worsens and then recovers may come out as stable: a line has no
 # peak.
 #
 # ## A page for the reader
@@ -260,10 +253,9 @@ print(f"{len(page)} films, {page['to_person'].notna().sum()} of them in doubt")
 #
 # Phantoms teach the method. On people's films (COVID-19 Image Data Collection; Cohen et al., 2020)
 # the same code measures the scores, the *direction* of a change (its sign, without a limit) and the
-# first film against intensive care; doubt, limit and waits are not measured. No patient of a test
-# fold is in the training films of this collection. The starting weights had seen other public films
-# without near-duplicates of these, but those name no patients; and they were chosen after a look at
-# three test folds of an earlier run, so the figures may be a little too good:
+# first film against intensive care. No patient of a test fold is in this collection's training
+# films. The starting weights had seen other public films, whose patients nobody knows, and were
+# chosen after a look at three test folds: the figures may be a little too good.
 
 # %% tags=["nbval-check-output"]
 real = json.loads(files("covidxr").joinpath("results/severity.json").read_text())
@@ -273,12 +265,11 @@ for row in real["rows"]:
     print(f"{row['figure']:<52}{row['value']:6.2f}  {interval:<16} n = {row['n']}")
 
 # %% [markdown]
-# Two readers agree on a film with r 0.87, on other films and by another score (Signoroni et al.,
-# 2021; 192 films): near the model's r, and not comparable film by film. Held against the experts'
-# scores no model can be shown to be better than they are; an outcome could show it. The last two
-# lines try, with admission to intensive care (ICU). Both come from the same patients, so only a
-# paired interval of the difference could tell them apart; none is given, and no difference is
-# shown. And compare the limits of agreement with those on phantoms above.
+# Two readers agree with r 0.87, on other films and by another score (Signoroni et al., 2021; 192
+# films). Held against the experts' scores no model can be shown to be better than they are; an
+# outcome could show it. The last two lines try, with admission to intensive care (ICU): same
+# patients, no paired interval, so no difference is shown. And compare the limits of agreement with
+# those on phantoms above.
 #
 # ## What this does not show
 #
