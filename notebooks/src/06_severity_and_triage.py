@@ -234,8 +234,8 @@ if longest:
 # These are the sick patients with the most films. The grey zone is what measuring alone may do; the
 # line uses all films, which makes the limit smaller than that for two. *True change* is that of a
 # line through the crosses. Where is a true change called stable, and where does the truth lie
-# outside a narrow 95% range? A patient who worsens and then recovers may come out as stable: a line has no
-# peak.
+# outside a narrow 95% range? A patient who worsens and then recovers may come out as stable: a line
+# has no peak.
 #
 # ## A page for the reader
 #
