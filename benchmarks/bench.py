@@ -4,7 +4,8 @@
     make bench DATA_DIR=<folder>    # on any class-per-folder images
 
 Contenders run in turn (A B C A B C ...), one process each, so that a slow minute of the machine
-hits all of them; medians of REPEATS repetitions go to benchmarks/results.json.
+hits all of them; medians of REPEATS repetitions go to benchmarks/results.json, below the precision
+that this processor is trained in.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 
 from covidxr import datasets
+from covidxr.training import choose_compute
 
 HERE = Path(__file__).resolve().parent
 REPEATS = 5
@@ -120,17 +122,15 @@ def main() -> None:
         "dataset": dataset,
         "processor": processor(),
         "cores": os.cpu_count(),
-        "precision": _precision(),
+        "precision": choose_compute().dtype,
         "repeats": REPEATS,
         "versions": {name: version(name) for name in PACKAGES},
     }
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-
-
-def _precision() -> str:
-    from covidxr.training import choose_compute
-
-    return choose_compute().dtype
+    path = HERE / "results.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known.pop(results["precision"], None)
+    known[results["precision"]] = results  # the latest one last
+    path.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def measure(work: Path, root: Path, files: list[Path], n: int, size: int) -> dict:
