@@ -37,6 +37,11 @@ NOTES = {
     "cohen": "Few films are not COVID, and this run learnt to call all of them COVID: a negative "
     "result, kept for the probes of its audit, for which this set has lung boxes.",
 }
+INTERVALS = (
+    "Intervals are the middle 95% of 2,000 bootstrap resamples of patients or near-duplicate "
+    "groups, for the calibration error mirrored at its value. n is what the figure is a share of; "
+    "for AUROC the number of COVID films."
+)
 AUDIT = {
     "probe": "linear probe on {input}, for {target}",
     "ablation": "the model, {input}",
@@ -158,37 +163,40 @@ def read_audit(result: dict) -> str:
 
 
 def results_table() -> str:
-    """All results, with n, 95% intervals and the commands that reproduce them."""
-    parts = []
-    for name, title in DATA.items():
-        if not (RESULTS / f"{name}.json").exists():
-            continue
-        result = json.loads((RESULTS / f"{name}.json").read_text())
-        n, note = result["n"], f" {NOTES[name]}" if name in NOTES else ""
-        counts = ", ".join(f"{count} {label}" for label, count in result["test_counts"].items())
-        lines = [
-            f"**{title}**: trained on {n['train']:,} films {steps(result)}, {n['val']:,} "
-            f"for validation, tested on {n['test']:,} ({counts}) of "
-            f"{result['test_groups']:,} groups that stand in no other split.{note}",
-            "",
-            commands(result),
-            "",
-            "| task | figure | value [95% interval] | n |",
-            "|---|---|---|---|",
-            *(
-                f"| {task} | {figure} | {value} | {k:,} |"
-                for task, figure, value, k in [*rows(result), *audit_rows(result)]
-            ),
+    """All results side by side, with n and 95% intervals, then how each was got."""
+    results = {
+        name: json.loads((RESULTS / f"{name}.json").read_text())
+        for name in DATA
+        if (RESULTS / f"{name}.json").exists()
+    }
+    cells = {
+        name: {
+            (task, figure): f"{value}; {n:,}"
+            for task, figure, value, n in [*rows(result), *audit_rows(result)]
+        }
+        for name, result in results.items()
+    }
+    heads = [f"`{name}`, {DATA[name].split(':')[0].split(' ')[0]}" for name in results]
+    lines = [f"| value [95% interval]; n | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for row in dict.fromkeys(row for table in cells.values() for row in table):
+        values = " | ".join(table.get(row, "") for table in cells.values())
+        lines.append(f"| {': '.join(row)} | {values} |")
+    return "\n\n".join(["\n".join(lines), INTERVALS, *map(describe, results, results.values())])
+
+
+def describe(name: str, result: dict) -> str:
+    """What a result was measured on, what to hold against it, and the commands."""
+    n, note = result["n"], f" {NOTES[name]}" if name in NOTES else ""
+    counts = ", ".join(f"{count} {label}" for label, count in result["test_counts"].items())
+    return "\n\n".join(
+        [
+            f"**`{name}`, {DATA[name]}**: trained on {n['train']:,} films {steps(result)}, "
+            f"{n['val']:,} for validation, tested on {n['test']:,} ({counts}) of "
+            f"{result['test_groups']:,} groups that stand in no other split.{note} "
+            f"{read_audit(result)}".strip(),
+            f"<details><summary>Commands</summary>\n\n{commands(result)}\n\n</details>",
         ]
-        if read_audit(result):
-            lines += ["", read_audit(result)]
-        parts.append("\n".join(lines))
-    parts.append(
-        "Intervals are the middle 95% of 2,000 bootstrap resamples of patients or near-duplicate "
-        "groups, for the calibration error mirrored at its value. n is what the figure is a share "
-        "of; for AUROC the number of COVID films."
     )
-    return "\n\n".join(parts)
 
 
 def repository() -> str:

@@ -131,16 +131,16 @@ def trained(phantom_dir, tmp_path_factory):
     return folder / "runs" / "run", seconds
 
 
-def kill_until_done(code, folder, arguments, again, kills, seconds, chance) -> int:
+def kill_until_done(code, folder, arguments, kills, seconds, chance) -> int:
     """Kill a job so many times, start it anew each time, then let it end; the number of kills."""
     killed = 0
     while killed < kills:
-        job = Job(code, folder, *arguments, *(again if killed else ()))
+        job = Job(code, folder, *arguments)
         killed += job.kill_after(chance.uniform(0, seconds))
         check_files(folder)
         if job.process.returncode == 0:
             break
-    code_, err, _ = Job(code, folder, *arguments, *again).finish()
+    code_, err, _ = Job(code, folder, *arguments).finish()
     assert code_ == 0, err
     check_files(folder)
     return killed
@@ -151,9 +151,8 @@ def test_training_killed_12_times_ends_in_the_same_bytes(trained, phantom_dir, t
     kills = tries = 0
     while kills < 12:
         folder = tmp_path / str(tries)
-        kills += kill_until_done(
-            TRAIN, folder, [phantom_dir, "--resume"], (), min(3, 12 - kills), seconds, chance
-        )
+        arguments = [phantom_dir, "--resume"]
+        kills += kill_until_done(TRAIN, folder, arguments, min(3, 12 - kills), seconds, chance)
         run = folder / "runs" / "run"
         assert sorted(path.name for path in run.iterdir()) == sorted(RESULTS)
         for name in RESULTS:
@@ -176,7 +175,7 @@ def test_killed_6_times(what, trained, phantom_dir, tmp_path, chance):
     expected, kills, tries = contents(tmp_path / "whole" / made), 0, 0
     while kills < 6:
         folder = tmp_path / str(tries)
-        kills += kill_until_done(code, folder, arguments, (), min(3, 6 - kills), seconds, chance)
+        kills += kill_until_done(code, folder, arguments, min(3, 6 - kills), seconds, chance)
         found = {k: v for k, v in contents(folder / made).items() if ".part" not in k}
         assert found == expected
         if what != "predict":  # whose next start does not clear away what others may be writing
