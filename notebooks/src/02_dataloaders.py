@@ -174,7 +174,7 @@ plots.mark_synthetic(fig, dataset)
 # ## Why no flip
 #
 # Flipping is the first augmentation of every photo course. On a chest film it moves the heart to
-# the wrong side, which about one person in 10,000 has (dextrocardia), and mirrors the marker. How
+# the wrong side (dextrocardia: one pregnancy in 12,000, Bohun 2007) and mirrors the marker. How
 # far does the average film tell left from right?
 
 # %% tags=["slide"]
