@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv-lowest"
 SHARED = ("torch", "torchvision")
 TOOLS = ["pytest>=8,<10", "hypothesis", "jupytext", "nbformat", "nbclient", "papermill", "nbval"]
-TOOLS += ["ipykernel", "ipywidgets"]
+TOOLS += ["ipykernel", "ipywidgets", "build"]
 
 
 def lowest() -> dict[str, str]:
