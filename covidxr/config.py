@@ -76,7 +76,14 @@ class TrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        """`lr`, else 1e-2 for a head alone, 3e-3 from scratch, 1e-4 for a trained backbone."""
+        """`lr`, else 1e-2 for a head alone, 3e-3 from scratch, 1e-4 for a trained backbone.
+
+        The shipped weights, which saw phantoms alone, learn other films as fast as from scratch:
+        1e-4 was of no use there, 3e-3 was the best of four on validation (docs/WEIGHTS.md).
+        """
         if self.lr is not None:
             return self.lr
-        return 1e-2 if self.freeze else 3e-3 if self.weights == "none" else 1e-4
+        if self.freeze:
+            return 1e-2
+        new_to_films = self.weights == "phantom" and self.dataset != "phantom"
+        return 3e-3 if self.weights == "none" or new_to_films else 1e-4

@@ -212,7 +212,8 @@ class Augment(torch.nn.Module):
     """Random rotation, shift, scale and contrast on a batch; never a flip.
 
     A flip would move the heart to the patient's right side, an anatomy (dextrocardia) of about one
-    pregnancy in 12,000 (Bohun et al., 2007). Takes uint8 or float [0, 1] (B, 1, S, S), gives float32 [0, 1].
+    pregnancy in 12,000 (Bohun et al., 2007). Takes uint8 or float [0, 1] (B, 1, S, S), gives
+    float32 [0, 1].
 
     Args:
         degrees: largest rotation. shift: largest shift, share of the side. scale: largest relative

@@ -8,7 +8,7 @@ from build_readme import RESULTS, ROOT, fill
 
 from covidxr import plots
 
-RATES = {"radiography": "chosen rates", "radiography-default": "default rates"}
+RATES = {"radiography": "chosen rates", "radiography-first": "rates 0.003 and 0.0001"}
 CURVE = ROOT / "docs" / "learning_curve.png"
 STARTS = {"none": "from scratch", "phantom": "from `phantom`"}
 

@@ -2,9 +2,9 @@
 
 `compare.py phantom` needs nothing; `compare.py NAME DATA_DIR` needs the real films. NAME is one of
 `rates` (learning rates, tried on validation), `radiography` (each start with its best of these),
-`radiography-default` (each start with its default rate) and `cohen`. Both starts see the same
-films, the same split and the same number of epochs; the epoch is chosen on validation, the test
-split only scored.
+`radiography-first` (with the rates of the first comparison, of which the shipped weights' suits
+phantoms alone) and `cohen`. Both starts see the same films, the same split and the same number of
+epochs; the epoch is chosen on validation, the test split only scored.
 """
 
 import json
@@ -23,11 +23,13 @@ from covidxr.training import TrainConfig, choose_compute, fit, predict, set_seed
 
 RESULT = Path(__file__).resolve().parent.parent / "docs" / "results" / "pretraining.json"
 STARTS = ("none", "phantom")
+FIRST = "radiography-first"
 PHANTOM = TrainConfig(image_size=64, epochs=8)
 PHANTOM_SEEDS = range(5)
 REAL = TrainConfig("radiography", image_size=64, imbalance="none", patience=100)
 REAL_EPOCHS = {100: 30, 500: 15, 2000: 6}  # by number of training films
 REAL_SEEDS, REAL_VAL = range(3), 300
+FIRST_RATES = {"none": 3e-3, "phantom": 1e-4}
 REAL_RATES, RATE_FILMS = (1e-4, 3e-4, 1e-3, 3e-3), 500
 COHEN_SIZE = 224
 
@@ -142,7 +144,7 @@ def try_rates(data_dir: str) -> None:
 
 def learning_curve(name: str, data_dir: str, *counts: str) -> None:
     """By number of training films; these counts alone, if some are given."""
-    films, rates = Radiography(data_dir), best_rates() if name == "radiography" else {}
+    films, rates = Radiography(data_dir), FIRST_RATES if name == FIRST else best_rates()
     for count in map(int, counts or REAL_EPOCHS):
         config = replace(REAL, epochs=REAL_EPOCHS[count])
         draw = partial(films.drawn, count)
@@ -189,7 +191,7 @@ PARTS = {
     "cohen": on_cohen,
     "rates": try_rates,
     "radiography": partial(learning_curve, "radiography"),
-    "radiography-default": partial(learning_curve, "radiography-default"),
+    FIRST: partial(learning_curve, FIRST),
 }
 
 

@@ -88,7 +88,9 @@ def test_config_from_a_run():
     [
         ({"weights": "none"}, 3e-3),
         ({}, 1e-4),
-        ({"weights": "imagenet"}, 1e-4),
+        ({"dataset": "radiography"}, 3e-3),
+        ({"dataset": "folder", "weights": "imagenet"}, 1e-4),
+        ({"dataset": "folder", "freeze": True}, 1e-2),
         ({"weights": "runs/a/model.safetensors"}, 1e-4),
         ({"weights": "imagenet", "freeze": True}, 1e-2),
         ({"freeze": True}, 1e-2),
