@@ -115,7 +115,8 @@ def main() -> None:
     options = parser.parse_args()
     dataset = "folder" if options.data_dir else "phantom"
     manifest, root = datasets.load(dataset, options.data_dir)
-    files = sorted(root.resolve() / path for path in manifest["image_path"])
+    root = root.resolve()  # the workers run in folders of their own
+    files = sorted(root / path for path in manifest["image_path"])
     with tempfile.TemporaryDirectory() as work:
         results = measure(Path(work), root, files, options.images, options.size)
     results |= {
@@ -128,9 +129,7 @@ def main() -> None:
     }
     path = HERE / "results.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    known.pop(results["precision"], None)
-    known[results["precision"]] = results  # the latest one last
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    path.write_text(json.dumps(known | {results["precision"]: results}, indent=1) + "\n")
 
 
 def measure(work: Path, root: Path, files: list[Path], n: int, size: int) -> dict:
