@@ -122,11 +122,35 @@ def frozen(found: dict) -> list[str]:
     return lines
 
 
+def heads() -> str:
+    """What seed 0's untrained head knows, and the comparisons without that seed."""
+    found = json.loads((RESULTS / "pretraining.json").read_text())
+    n, (first, *others) = found["heads"]["n"], found["heads"]["right"]
+    lines = [
+        f"Untrained, it calls {first} of {n} validation phantoms right; of the next "
+        f"{len(others)} seeds none calls more than {max(others)} right.",
+        "",
+        "| films | difference, all seeds | without seed 0 |",
+        "|---|---|---|",
+    ]
+    rows = [("synthetic phantom, default set", found["phantom"])]
+    rows += [
+        (f"real: radiography, {int(count):,} training films, {rates}", result)
+        for part, rates in RATES.items()
+        for count, result in sorted(found[part].items(), key=by_count)
+    ]
+    for title, result in rows:
+        gains = result["difference_by_seed"]
+        lines.append(f"| {title} | {np.mean(gains):+.3f} | {np.mean(gains[1:]):+.3f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     card = ROOT / "docs" / "WEIGHTS.md"
     plot_curve(json.loads((RESULTS / "pretraining.json").read_text()))
     text = fill(card.read_text(), "history", history())
-    card.write_text(fill(text, "comparison", comparison()))
+    text = fill(text, "comparison", comparison())
+    card.write_text(fill(text, "heads", heads()))
 
 
 if __name__ == "__main__":

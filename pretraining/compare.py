@@ -3,8 +3,9 @@
 `compare.py phantom` needs nothing; `compare.py NAME DATA_DIR` needs the real films. NAME is one of
 `rates` (learning rates, tried on validation), `radiography` (each start with its best of these),
 `radiography-first` (with the rates of the first comparison, of which the shipped weights' suits
-phantoms alone) and `cohen`. Both starts see the same films, the same split and the same number of
-epochs; the epoch is chosen on validation, the test split only scored.
+phantoms alone), `heads` (untrained class heads; needs no films) and `cohen`. Both starts see the
+same films, the same split and the same number of epochs; the epoch is chosen on validation, the
+test split only scored.
 """
 
 import json
@@ -32,6 +33,7 @@ REAL_SEEDS, REAL_VAL = range(3), 300
 FIRST_RATES = {"none": 3e-3, "phantom": 1e-4}
 REAL_RATES, RATE_FILMS = (1e-4, 3e-4, 1e-3, 3e-3), 500
 COHEN_SIZE = 224
+HEADS = 1000
 
 
 def trained(data: runs.Data, config: TrainConfig, train, val) -> tuple:
@@ -178,6 +180,25 @@ def on_cohen(data_dir: str) -> None:
     keep("cohen", result)
 
 
+def untrained_heads() -> None:
+    """Validation phantoms that each seed's class head calls right on the weights, untrained.
+
+    Seed 0 draws the very head that pre-training began with.
+    """
+    data = runs.prepare(PHANTOM)
+    loader = make_loader(data.part("val"), 64)
+    model = build_model(3, "phantom")
+    features = predict(model, loader, choose_compute("float32"), model.features)
+    truth = data.targets[(data.manifest["split"] == "val").to_numpy()]
+    right = []
+    for seed in range(HEADS):
+        set_seed(seed)
+        head = build_model(3).fc  # drawn before weights are loaded, so the same with them
+        logits = features @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+        right.append(int((logits.argmax(axis=1) == truth).sum()))
+    keep("heads", {"n": len(truth), "right": right})
+
+
 def read_results() -> dict:
     return json.loads(RESULT.read_text()) if RESULT.exists() else {}
 
@@ -189,6 +210,7 @@ def keep(name: str, result: dict) -> None:
 PARTS = {
     "phantom": on_phantoms,
     "cohen": on_cohen,
+    "heads": untrained_heads,
     "rates": try_rates,
     "radiography": partial(learning_curve, "radiography"),
     FIRST: partial(learning_curve, FIRST),

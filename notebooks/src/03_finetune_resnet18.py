@@ -87,10 +87,10 @@ print("parameters", f"{sum(p.numel() for p in model.parameters()):,}")
 print("in head   ", f"{sum(p.numel() for p in model.fc.parameters()):,}")
 
 # %% [markdown]
-# Of eleven million parameters the head has 513 per class. The head is new in every case: it starts
-# at random. *Pre-trained* means that the rest does not: with weights `phantom`, which ship with the
-# package, it has seen 31,000 other phantoms and learnt to draw their lungs and lesions, so that the
-# course needs no download.
+# Of eleven million parameters the head has 513 per class. The head is drawn anew (with seed 0 it
+# is the one that pre-training began with, a fault: docs/WEIGHTS.md). *Pre-trained* means that the
+# rest is not: with weights `phantom`, which ship with the package, it has seen 31,000 other
+# phantoms and learnt to draw their lungs and lesions, so that the course needs no download.
 #
 # ## The training phase, by hand
 #
@@ -268,7 +268,7 @@ print(f"{'model.safetensors':<20}{(run / 'model.safetensors').is_file()}")
 #
 # 1. Batch normalisation would use each batch's own statistics, so a film's score would depend on
 #    the films beside it, and the running means would take in validation data.
-# 2. The head starts at random and must move far; the backbone already holds useful filters that
+# 2. The head was not pre-trained and must move far; the backbone already holds useful filters that
 #    large steps would destroy.
 # 3. Neither, on one run each: repeat both with other seeds and compare intervals.
 # 4. How good the model is: the epoch was chosen for that score, so part of it is luck.
